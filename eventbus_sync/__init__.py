@@ -1,0 +1,64 @@
+"""
+Publish domain events to Kafka or NATS JetStream from code without an event loop.
+
+Start with ``EventBus`` (``bus.py``). The way of one event through the files::
+
+    bus.py            publish_envelope: check, encode, register, hand over
+    envelope.py       what an event is, and its bytes on the wire
+    _inflight.py      accepted but unsettled events: accept once, settle once
+    backends/         base.py is the contract; memory.py, kafka.py, nats.py keep it
+    results.py        PublishResult, and the channel on which results arrive
+    errors.py         every error, drawn as a tree
+    config.py         settings; config_url.py reads them from a URL or environment
+    observe.py        stats, health, callbacks
+    _runtime.py       what runs between first use and close, once per process
+    _lifecycle.py     fork and exit
+    cli.py, demo/     python -m eventbus_sync demo
+    testing/          a bus that fails on command, and real brokers for tests
+
+Importing this package loads no driver and no asyncio.
+"""
+
+from eventbus_sync.bus import EventBus
+from eventbus_sync.config import KafkaConfig, MemoryConfig, NatsConfig
+from eventbus_sync.envelope import Envelope
+from eventbus_sync.errors import (
+    BackendBusy,
+    BusClosed,
+    ChannelFull,
+    ConfigError,
+    EnvelopeError,
+    EventBusError,
+    PublishError,
+    PublishRejected,
+    PublishUnknown,
+    ResultChannelClosed,
+)
+from eventbus_sync.observe import Health, Stats
+from eventbus_sync.results import Outcome, PublishResult, PublishResultChannel
+
+
+__all__ = [
+    "BackendBusy",
+    "BusClosed",
+    "ChannelFull",
+    "ConfigError",
+    "Envelope",
+    "EnvelopeError",
+    "EventBus",
+    "EventBusError",
+    "Health",
+    "KafkaConfig",
+    "MemoryConfig",
+    "NatsConfig",
+    "Outcome",
+    "PublishError",
+    "PublishRejected",
+    "PublishResult",
+    "PublishResultChannel",
+    "PublishUnknown",
+    "ResultChannelClosed",
+    "Stats",
+]
+
+__version__ = "0.1.0"

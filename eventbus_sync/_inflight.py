@@ -1,0 +1,430 @@
+"""
+Accepted but unsettled events: the one place where an event is accepted or finished.
+
+Every way in which an event can end (ack, refusal, timeout, lost connection, close) is
+a call of ``settle``. The first one counts, later ones are only counted. Entries are
+objects, never looked up by event id: one id may be in flight many times.
+
+Lock order: the lock here, then the channel's. Settling and inserting into the channel
+are one step under this lock, so no snapshot can show an event between the two.
+"""
+
+import itertools
+import threading
+import time
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import attrs
+
+from eventbus_sync._threads import Deadline
+from eventbus_sync.backends.base import Ack, Settlement
+from eventbus_sync.errors import (
+    Abandoned,
+    BackendBusy,
+    BusClosed,
+    ChannelFull,
+    DeliveryTimedOut,
+    PublishError,
+)
+from eventbus_sync.results import Outcome, PublishResult, PublishResultChannel
+
+
+#: What a delivery may be late beyond ``delivery_timeout`` before it is given up here.
+#: librdkafka looks for timeouts once a second; promise 1 allows two seconds in all.
+EXPIRY_GRACE = 1.5
+#: How many events are settled for one lock, so that publishers are not kept waiting.
+SETTLE_CHUNK = 1000
+
+_NEW, _IN_FLIGHT, _SETTLED = range(3)
+
+
+class InFlightEvent:
+    """One accepted event: what its result needs, and where it stands."""
+
+    __slots__ = (
+        "accepted_at",
+        "aggregate_id",
+        "event_id",
+        "event_type",
+        "number",
+        "size",
+        "state",
+        "tenant_id",
+        "topic",
+        "waiter",
+    )
+
+    def __init__(  # noqa: PLR0913 - plain fields, filled once per event
+        self,
+        topic: str,
+        event_id: str,
+        aggregate_id: str,
+        event_type: str,
+        tenant_id: int,
+        size: int,
+        waiter: "Waiter | None" = None,
+    ) -> None:
+        self.topic = topic
+        self.event_id = event_id
+        self.aggregate_id = aggregate_id
+        self.event_type = event_type
+        self.tenant_id = tenant_id
+        self.size = size
+        self.waiter = waiter
+        self.state = _NEW
+        self.number = 0
+        self.accepted_at = 0.0
+
+
+class Waiter:
+    """Where ``publish_envelope_sync`` waits for the outcome of its own event."""
+
+    __slots__ = ("done", "result")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.result: PublishResult | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class InFlightCounts:
+    """One consistent reading of the books, the channel's part included."""
+
+    accepted: int
+    acked: int
+    rejected: int
+    unknown: int
+    in_flight: int
+    in_flight_bytes: int
+    oldest_age: float
+    late_outcomes: int
+    returned: int
+    queued: int
+    taken: int
+    dropped: int
+
+
+class InFlight:
+    """
+    The table of accepted events, the limits on it, and the books. Thread-safe.
+
+    Args:
+        channel: where results go.
+        max_events: most events in flight at once.
+        max_bytes: most bytes in flight at once.
+        delivery_timeout: seconds after which an event is settled in any case.
+        reserve: keep a place in the channel for every event in flight.
+        on_results: is given the results that counted, after each chunk, with the
+            number of them that the channel dropped. Must not block or raise.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword per limit
+        self,
+        channel: PublishResultChannel,
+        *,
+        max_events: int,
+        max_bytes: int,
+        delivery_timeout: float,
+        reserve: bool,
+        on_results: Callable[[Sequence[PublishResult], int], None],
+    ) -> None:
+        self._channel = channel
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._give_up_after = delivery_timeout + EXPIRY_GRACE
+        self._reserve = reserve
+        self._on_results = on_results
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._room_waiters = 0
+        self._progress = threading.Condition(self._lock)
+        self._progress_waiters = 0
+        self._closed = False
+        # In order of acceptance; settled entries leave lazily, from the left.
+        self._order: deque[InFlightEvent] = deque()
+        self._numbers = itertools.count()
+        self._last_number = -1
+        self._accepted = self._acked = self._rejected = self._unknown = 0
+        self._events = self._bytes = self._late = self._returned = 0
+
+    # -- in ------------------------------------------------------------------------
+
+    def register(self, event: InFlightEvent, deadline: Deadline) -> None:
+        """
+        Accept *event*, waiting for room until *deadline*.
+
+        Raises:
+            BusClosed: the table was closed; nothing is accepted.
+            BackendBusy: the limit of events or bytes was reached all the time.
+            ChannelFull: no place in the result channel became free.
+        """
+        with self._lock:
+            if self._closed or self._obstacle_locked(event) is not None:
+                self._wait_for_room_locked(event, deadline)
+            event.accepted_at = time.monotonic()
+            event.number = next(self._numbers)
+            self._order.append(event)
+            # No call between these lines: an exception injected into this thread
+            # (Ctrl-C, Celery's soft time limit) lands before all of them or after.
+            self._last_number = event.number
+            self._accepted += 1
+            self._events += 1
+            self._bytes += event.size
+            event.state = _IN_FLIGHT
+
+    def withdraw(self, event: InFlightEvent) -> bool:
+        """
+        Take back an event whose hand-over failed, as if it had never been accepted.
+
+        Returns:
+            False if it was settled meanwhile: then it stays accepted.
+        """
+        with self._lock:
+            if event.state != _IN_FLIGHT:
+                return False
+            event.state = _SETTLED
+            self._accepted -= 1
+            self._events -= 1
+            self._bytes -= event.size
+            self._wake_locked()
+            return True
+
+    def _obstacle_locked(self, event: InFlightEvent) -> type[BackendBusy] | None:
+        """Return what stands in the way of one more event, if anything does."""
+        if self._events >= self._max_events:
+            return BackendBusy
+        # A single event larger than the limit may pass when nothing else is there.
+        if self._events and self._bytes + event.size > self._max_bytes:
+            return BackendBusy
+        if self._reserve:
+            # The queue's length is read without its lock: it grows only under ours,
+            # so it can only be shorter than what we see.
+            queued = len(self._channel.queue)
+            if self._events + queued >= self._channel.maxsize:
+                return ChannelFull
+        return None
+
+    def _wait_for_room_locked(self, event: InFlightEvent, deadline: Deadline) -> None:
+        started = time.monotonic()
+        self._room_waiters += 1
+        try:
+            while True:
+                if self._closed:
+                    raise BusClosed
+                obstacle = self._obstacle_locked(event)
+                if obstacle is None:
+                    return
+                remaining = deadline.remaining()
+                if remaining <= 0:
+                    raise obstacle(self._busy_text(obstacle, started))
+                self._room.wait(remaining)
+        finally:
+            self._room_waiters -= 1
+
+    def _busy_text(self, obstacle: type[BackendBusy], started: float) -> str:
+        waited = f"after {time.monotonic() - started:.3g} s"
+        if obstacle is ChannelFull:
+            return (
+                f"no place in the result channel {waited}: {self._events} in flight "
+                f"and {len(self._channel.queue)} unread of {self._channel.maxsize}; "
+                "is a thread reading bus.get_publish_result_channel()?"
+            )
+        return (
+            f"no room {waited}: {self._events} events ({self._bytes} bytes) in "
+            f"flight, the limits are {self._max_events} events (max_in_flight) and "
+            f"{self._max_bytes} bytes (max_in_flight_bytes); the broker is slower "
+            "than the publishers, or out of reach"
+        )
+
+    # -- out -----------------------------------------------------------------------
+
+    def settle(self, chunk: Sequence[Settlement]) -> None:
+        """
+        Finish every event of *chunk* whose outcome this is the first of.
+
+        Never blocks and never raises, whatever thread it is called from.
+        """
+        for start in range(0, len(chunk), SETTLE_CHUNK):
+            self._settle(chunk[start : start + SETTLE_CHUNK])
+
+    def _settle(self, chunk: Sequence[Settlement]) -> None:
+        events = cast("Sequence[tuple[InFlightEvent, Ack | PublishError]]", chunk)
+        now, wall = time.monotonic(), time.time()
+        # Results are made before the lock is taken; the few that come too late for
+        # their event are thrown away below.
+        made = [_result(event, said, now, wall) for event, said in events]
+        counted: list[PublishResult] = []
+        queued: list[PublishResult] = []
+        with self._lock:
+            for (event, _), result in zip(events, made, strict=True):
+                if event.state != _IN_FLIGHT:
+                    self._late += 1
+                    continue
+                event.state = _SETTLED
+                self._events -= 1
+                self._bytes -= event.size
+                if result.outcome is Outcome.ACKED:
+                    self._acked += 1
+                elif result.outcome is Outcome.REJECTED:
+                    self._rejected += 1
+                else:
+                    self._unknown += 1
+                counted.append(result)
+                if event.waiter is None:
+                    queued.append(result)
+                else:
+                    self._returned += 1
+                    event.waiter.result = result
+                    event.waiter.done.set()
+            dropped = self._channel._offer(queued) if queued else 0  # noqa: SLF001 - the bus's side of the channel
+            self._wake_locked()
+        self._on_results(counted, dropped)
+
+    def expire(self) -> None:
+        """Settle as unknown what nobody settled within delivery_timeout and a grace."""
+        horizon = time.monotonic() - self._give_up_after
+        with self._lock:
+            self._trim_locked()
+            if not self._order or self._order[0].accepted_at > horizon:
+                return
+            overdue = [
+                event
+                for event in self._order
+                if event.state == _IN_FLIGHT and event.accepted_at <= horizon
+            ]
+        error = DeliveryTimedOut("no outcome came within delivery_timeout")
+        self.settle([(event, error) for event in overdue])
+
+    def forget_waiter(self, event: InFlightEvent) -> None:
+        """
+        Send the outcome to the channel after all: its waiter was interrupted.
+        """
+        with self._lock:
+            if event.state == _IN_FLIGHT:
+                event.waiter = None
+
+    # -- the whole -----------------------------------------------------------------
+
+    def wait_settled(self, deadline: Deadline) -> int:
+        """
+        Wait until everything accepted before this call is settled.
+
+        Returns:
+            How many of those events are still in flight at *deadline*.
+        """
+        with self._lock:
+            target = self._last_number
+            self._progress_waiters += 1
+            try:
+                while self._first_locked() <= target:
+                    remaining = deadline.remaining()
+                    if remaining <= 0:
+                        break
+                    self._progress.wait(remaining)
+            finally:
+                self._progress_waiters -= 1
+            return sum(
+                event.state == _IN_FLIGHT and event.number <= target
+                for event in self._order
+            )
+
+    def close(self) -> None:
+        """Accept nothing more; publishers that wait for room get ``BusClosed``."""
+        with self._lock:
+            self._closed = True
+            self._room.notify_all()
+
+    def abandon(self) -> int:
+        """Settle everything that is left as unknown and return how many that were."""
+        with self._lock:
+            left = [event for event in self._order if event.state == _IN_FLIGHT]
+        error = Abandoned()
+        self.settle([(event, error) for event in left])
+        return len(left)
+
+    def counts(self) -> InFlightCounts:
+        """Return one consistent snapshot of the books."""
+        with self._lock:
+            self._trim_locked()
+            channel = self._channel._counts()  # noqa: SLF001 - the bus's side of the channel
+            oldest = self._order[0].accepted_at if self._order else None
+            return InFlightCounts(
+                accepted=self._accepted,
+                acked=self._acked,
+                rejected=self._rejected,
+                unknown=self._unknown,
+                in_flight=self._events,
+                in_flight_bytes=self._bytes,
+                oldest_age=0.0 if oldest is None else time.monotonic() - oldest,
+                late_outcomes=self._late,
+                returned=self._returned,
+                queued=channel.queued,
+                taken=channel.taken,
+                dropped=channel.dropped,
+            )
+
+    def room_freed(self) -> None:
+        """Wake publishers: a reader took results (``overflow="reserve"``)."""
+        with self._lock:
+            if self._room_waiters:
+                self._room.notify(self._room_waiters)
+
+    def _wake_locked(self) -> None:
+        if self._room_waiters:
+            self._room.notify(self._room_waiters)
+        if self._progress_waiters:
+            self._progress.notify_all()
+        # Trim when settled entries outnumber the others, so that one event stuck at
+        # the left does not keep a million settled ones alive behind it.
+        if len(self._order) > 2 * self._events + SETTLE_CHUNK:
+            self._trim_locked()
+            if len(self._order) > 2 * self._events + SETTLE_CHUNK:
+                self._order = deque(e for e in self._order if e.state == _IN_FLIGHT)
+
+    def _trim_locked(self) -> None:
+        order = self._order
+        # An entry that is still new belongs to a registration that was interrupted.
+        while order and order[0].state != _IN_FLIGHT:
+            order.popleft()
+
+    def _first_locked(self) -> int:
+        """Return the number of the oldest event in flight, or the next one's."""
+        self._trim_locked()
+        return self._order[0].number if self._order else self._last_number + 1
+
+
+def _result(
+    event: InFlightEvent, said: Ack | PublishError, now: float, wall: float
+) -> PublishResult:
+    latency = now - event.accepted_at
+    if isinstance(said, Ack):
+        return PublishResult(
+            event.event_id,
+            event.topic,
+            Outcome.ACKED,
+            None,
+            wall,
+            event.aggregate_id,
+            event.event_type,
+            event.tenant_id,
+            latency,
+            said.partition,
+            said.offset,
+            said.stream,
+            said.sequence,
+            said.duplicate,
+        )
+    return PublishResult(
+        event.event_id,
+        event.topic,
+        Outcome.UNKNOWN if said.maybe_delivered else Outcome.REJECTED,
+        said,
+        wall,
+        event.aggregate_id,
+        event.event_type,
+        event.tenant_id,
+        latency,
+    )

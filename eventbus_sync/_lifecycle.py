@@ -1,0 +1,177 @@
+"""
+Fork and exit: one hook of each kind for all buses of the process.
+
+After ``fork()`` only the forking thread exists in the child. Every lock may be held by
+a thread that is gone, and every driver object belongs to the parent's threads and
+connections. So a child never uses, closes or frees what it inherited: the bus drops
+its running half into ``_abandoned`` and starts afresh at its next use.
+
+At exit the order is: ``threading._register_atexit`` callbacks, newest first (among them
+the one of ``concurrent.futures``, after which executors refuse work), then non-daemon
+threads are joined, then ``atexit``. Our hook must come before the executor's, or the ack
+workers and the resolver are dead when we flush; ``atexit`` is only the fallback, since
+``_register_atexit`` is private (gh-86128). Multiprocessing children run it too, and
+inherit the parent's registration: every bus compares the pid before it acts.
+"""
+
+import atexit
+import enum
+import os
+import sys
+import threading
+import time
+import weakref
+
+from typing import Protocol
+
+from eventbus_sync.errors import ConfigError
+
+
+class State(enum.Enum):
+    """The life of a bus in one process: only ever forward, closed is final."""
+
+    #: Nothing was used yet: no thread, no socket.
+    NEW = "new"
+    #: Threads run, events are accepted.
+    RUNNING = "running"
+    #: ``close`` refuses new events and waits for outcomes.
+    DRAINING = "draining"
+    #: Everything is settled and stopped.
+    CLOSED = "closed"
+
+
+class Bus(Protocol):
+    """What the hooks need of a bus."""
+
+    def _after_fork_in_child(self) -> None: ...
+
+    def _at_exit(self, started: float) -> None: ...
+
+    def _activity(self) -> tuple[int, float, set[int]]: ...
+
+
+_buses: "weakref.WeakSet[Bus]" = weakref.WeakSet()
+# A running bus lives until it is closed, even if its owner forgets it: there may be
+# events in flight, and the exit hook must find it.
+_running: "set[Bus]" = set()
+# What a forked child inherited and must never touch, free or close.
+_abandoned: list[object] = []
+_exit_hook_registered = False
+
+
+def track(bus: Bus) -> None:
+    """Make *bus* start afresh in forked children."""
+    _buses.add(bus)
+
+
+def started(bus: Bus) -> None:
+    """Keep *bus* alive, and flush it when the process ends."""
+    _running.add(bus)
+    register_exit_hook()
+
+
+def closed(bus: Bus) -> None:
+    """Let go of *bus*."""
+    _running.discard(bus)
+
+
+def abandon(inherited: object) -> None:
+    """Keep what a child inherited from ever being freed."""
+    _abandoned.append(inherited)
+
+
+def refuse_green_threads() -> None:
+    """
+    Raise ``ConfigError`` if threads were monkey-patched.
+
+    Under gevent or eventlet our poll and loop threads would be greenlets on the hub's
+    own thread, and the first blocking poll would stop the whole process.
+    """
+    for module, test, names in (
+        ("gevent.monkey", "is_module_patched", ("_thread", "threading")),
+        ("eventlet.patcher", "is_monkey_patched", ("thread",)),
+    ):
+        patcher = sys.modules.get(module)
+        if patcher is not None and any(map(getattr(patcher, test), names)):
+            library = module.partition(".")[0]
+            msg = (
+                f"{library} has monkey-patched threads, and eventbus_sync needs real "
+                f"ones: patch with thread=False, or run a threaded worker (gunicorn "
+                f"--worker-class gthread)"
+            )
+            raise ConfigError(msg)
+
+
+def _after_fork_in_child() -> None:
+    _running.clear()
+    for bus in list(_buses):
+        bus._after_fork_in_child()  # noqa: SLF001 - the hook is the bus's own
+
+
+def register_exit_hook() -> None:
+    """
+    Have every bus of this process closed when the process ends.
+
+    Also a bus that was never used: only its end wakes a reader of its channel.
+    """
+    # Registered at the first use and not at import: it must be younger than the
+    # hook of concurrent.futures, which importing this module should not load.
+    global _exit_hook_registered  # noqa: PLW0603 - one hook per process
+    if _exit_hook_registered:
+        return
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        import concurrent.futures.thread  # noqa: F401, PLC0415 - its hook comes first
+
+        register(_at_exit)
+    except RuntimeError:  # first used when the main thread has ended already
+        atexit.register(_at_exit)
+    _exit_hook_registered = True
+
+
+def _wait_for_publishers() -> None:
+    """
+    Let the application's own threads finish first, as the interpreter would.
+
+    Threads that wait in our channels are not waited for: it is our close that ends
+    them. Neither are threads that do something else than publish for exit_timeout:
+    they may depend on such a reader.
+    """
+    accepted, quiet_since = -1, time.monotonic()
+    while True:
+        # Idle workers of executors end only after us.
+        executor = sys.modules.get("concurrent.futures.thread")
+        ignored = {threading.main_thread(), threading.current_thread()}
+        ignored |= set(getattr(executor, "_threads_queues", ()))
+        readers: set[int] = set()
+        patience, total = 0.0, 0
+        for bus in list(_buses):
+            count, exit_timeout, waiting = bus._activity()  # noqa: SLF001 - ours
+            total += count
+            patience = max(patience, exit_timeout)
+            readers |= waiting
+        busy = [
+            thread
+            for thread in threading.enumerate()
+            if not thread.daemon
+            and thread not in ignored
+            and thread.ident not in readers
+        ]
+        now = time.monotonic()
+        if total != accepted:
+            accepted, quiet_since = total, now
+        if not busy or now - quiet_since > patience:
+            return
+        time.sleep(0.02)
+
+
+def _at_exit() -> None:
+    _wait_for_publishers()
+    # One clock for all: many buses share the exit time, they don't add theirs up.
+    now = time.monotonic()
+    for bus in list(_buses):
+        bus._at_exit(now)  # noqa: SLF001 - the hook is the bus's own
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,177 @@
+"""
+The running half of a bus: what exists between its first use and its close, once per
+process. A forked child leaves its copy untouched and makes its own.
+"""
+
+import logging
+import os
+
+from collections.abc import Callable, Sequence
+
+from eventbus_sync._inflight import InFlight, InFlightEvent
+from eventbus_sync._threads import Deadline
+from eventbus_sync.backends.base import Backend, OutgoingMessage, Settlement, Sink
+from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
+from eventbus_sync.errors import ConfigError, EventBusError
+from eventbus_sync.observe import Callbacks, Observer, Stats
+from eventbus_sync.results import PublishResultChannel
+
+
+logger = logging.getLogger("eventbus_sync")
+
+#: The part of close()'s time that is kept for stopping the back end, at most.
+TEARDOWN_SECONDS = 2.0
+
+
+class Runtime:
+    """
+    In-flight table, back end and observer of one bus in one process.
+
+    It is the ``Sink`` of its back end.
+    """
+
+    def __init__(
+        self,
+        config: BusConfig,
+        channel: PublishResultChannel,
+        callbacks: Callbacks,
+        make_backend: Callable[[Sink], Backend],
+    ) -> None:
+        self.pid = os.getpid()
+        self.config = config
+        self.channel = channel
+        self.observer = Observer(config.name, callbacks)
+        reserve = config.overflow == "reserve"
+        self.in_flight = InFlight(
+            channel,
+            max_events=config.max_in_flight,
+            max_bytes=config.max_in_flight_bytes,
+            delivery_timeout=config.delivery_timeout,
+            reserve=reserve,
+            on_results=self.observer.results,
+        )
+        channel._on_taken = self.in_flight.room_freed if reserve else None  # noqa: SLF001 - the bus's side of the channel
+        self.backend = make_backend(self)
+
+    def start(self) -> None:
+        """Start every thread there will ever be: none can start at process exit."""
+        self.observer.start()
+        self.backend.start()
+
+    def accept(
+        self, message: OutgoingMessage, event: InFlightEvent, deadline: Deadline
+    ) -> None:
+        """
+        Register *event* and hand *message* over.
+
+        Registered first, since the acknowledgement may come before ``send`` returns.
+
+        Raises:
+            BackendBusy, BusClosed: not accepted.
+        """
+        self.in_flight.register(event, deadline)
+        try:
+            self.backend.send(message, event, deadline)
+        except EventBusError:
+            # Settled meanwhile (the bus was closed under our feet)? Then the event
+            # was accepted and has its outcome: two roads, no third.
+            if self.in_flight.withdraw(event):
+                raise
+
+    def close(self, deadline: Deadline) -> int:
+        """
+        Refuse new events, wait for outcomes, settle the rest as unknown, and stop.
+
+        Returns:
+            How many events had no outcome in time.
+        """
+        self.in_flight.close()
+        total = deadline.remaining()
+        teardown = min(TEARDOWN_SECONDS, total / 4)
+        self.in_flight.wait_settled(Deadline(deadline.at - teardown))
+        before = self.in_flight.counts()
+        self.backend.close(deadline)
+        self.in_flight.abandon()
+        self.observer.stop(deadline)
+        after = self.in_flight.counts()
+        return after.unknown + after.rejected - before.unknown - before.rejected
+
+    def stats(self) -> Stats:
+        """Return one consistent snapshot."""
+        counts = self.in_flight.counts()
+        return Stats(
+            accepted=counts.accepted,
+            acked=counts.acked,
+            rejected=counts.rejected,
+            unknown=counts.unknown,
+            in_flight=counts.in_flight,
+            in_flight_bytes=counts.in_flight_bytes,
+            oldest_age=counts.oldest_age,
+            queued=counts.queued,
+            taken=counts.taken,
+            dropped=counts.dropped,
+            returned=counts.returned,
+            capacity=self.channel.maxsize,
+            late_outcomes=counts.late_outcomes,
+            callbacks_dropped=self.observer.callbacks_dropped,
+            callback_errors=self.observer.callback_errors,
+        )
+
+    # -- Sink: what the back end tells ----------------------------------------------
+
+    def settle(self, chunk: Sequence[Settlement]) -> None:
+        """Settle many deliveries; the first outcome of each counts."""
+        self.in_flight.settle(chunk)
+
+    def expire(self) -> None:
+        """Settle as unknown what is overdue."""
+        self.in_flight.expire()
+
+    def connected(self) -> None:
+        """Note that the broker answers."""
+        self.observer.connected()
+
+    def disconnected(self, error: EventBusError) -> None:
+        """Note that the broker is out of reach."""
+        self.observer.disconnected(error)
+
+    def report(self, error: EventBusError) -> None:
+        """Pass on an error that belongs to no single event."""
+        self.observer.report(error)
+
+    def log(self, level: int, text: str) -> None:
+        """Log from the callback thread."""
+        self.observer.log(level, text)
+
+
+def backend_for(config: BusConfig, sink: Sink) -> Backend:
+    """
+    Return the back end for *config*; its driver is imported here and nowhere else.
+
+    Raises:
+        ConfigError: the driver is not installed, or *config* is of no known kind.
+    """
+    try:
+        if isinstance(config, KafkaConfig):
+            from eventbus_sync.backends.kafka import KafkaBackend  # noqa: PLC0415 - lazy
+
+            return KafkaBackend(config, sink)
+        if isinstance(config, NatsConfig):
+            from eventbus_sync.backends.nats import NatsBackend  # noqa: PLC0415 - lazy
+
+            return NatsBackend(config, sink)
+        if isinstance(config, MemoryConfig):
+            from eventbus_sync.backends.memory import MemoryBackend  # noqa: PLC0415 - lazy
+
+            return MemoryBackend(config, sink)
+    except ImportError as exc:
+        msg = (
+            f"the driver for {type(config).__name__} cannot be imported ({exc}); "
+            "run: pip install --force-reinstall eventbus-sync"
+        )
+        raise ConfigError(msg) from exc
+    msg = (
+        "config must be a KafkaConfig, NatsConfig or MemoryConfig, not "
+        f"{type(config).__name__}"
+    )
+    raise ConfigError(msg)

@@ -1,0 +1,263 @@
+"""
+What the broker said about each event: results, and the channel they arrive on.
+
+``PublishResultChannel`` is a ``queue.Queue``: bounded, put or drop, one per bus. It is
+filled by the bus alone, a whole chunk of results for one lock and one wake-up.
+"""
+
+import enum
+import queue
+import threading
+import time
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+import attrs
+
+from eventbus_sync.errors import PublishError, ResultChannelClosed
+
+
+class Outcome(enum.StrEnum):
+    """The three ways in which an accepted event can end."""
+
+    #: The broker said that the event is stored.
+    ACKED = "acked"
+    #: The broker refused every attempt: the event is not stored.
+    REJECTED = "rejected"
+    #: An attempt went unanswered: the event may be stored. Publish it again and
+    #: expect that the broker or the consumer recognises the repeat.
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen(slots=True)
+class PublishResult:
+    """
+    What became of one accepted event.
+
+    Attributes:
+        event_id: the envelope's event id.
+        topic: Kafka topic or NATS subject.
+        outcome: acked, rejected or unknown.
+        error: why it is not acked, else None. Its ``retriable`` and
+            ``maybe_delivered`` say what an outbox should do.
+        settled_at: when the outcome was known, seconds since the epoch.
+        latency: seconds from acceptance to outcome.
+        partition, offset: where Kafka stored it, else None.
+        stream, sequence: where JetStream stored it, else None.
+        duplicate: JetStream had it already, which is a success.
+    """
+
+    event_id: str
+    topic: str
+    outcome: Outcome
+    error: PublishError | None
+    settled_at: float
+    aggregate_id: str
+    event_type: str
+    tenant_id: int
+    latency: float
+    partition: int | None = None
+    offset: int | None = None
+    stream: str | None = None
+    sequence: int | None = None
+    duplicate: bool = False
+
+    @property
+    def success(self) -> bool:
+        """True when the broker said that the event is stored."""
+        return self.outcome is Outcome.ACKED
+
+    @property
+    def timestamp(self) -> datetime:
+        """When the outcome was known, in UTC."""
+        return datetime.fromtimestamp(self.settled_at, UTC)
+
+
+@attrs.frozen(slots=True)
+class ChannelCounts:
+    """One consistent reading of a channel's counters."""
+
+    capacity: int
+    queued: int
+    taken: int
+    dropped: int
+
+
+class PublishResultChannel(queue.Queue[PublishResult]):
+    """
+    The bounded queue on which the outcome of every accepted event arrives.
+
+    Any number of threads may read, but each result goes to one of them only: give one
+    channel one reader. Results come in no promised order. After the bus is closed and
+    the last result is taken, ``get`` raises ``ResultChannelClosed`` and iteration ends.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(maxsize=capacity)
+        self._ended = False
+        self._taken = 0
+        self._dropped = 0
+        # Threads that wait in get(): at exit nobody waits for them.
+        self._waiting: set[int] = set()
+        # Wakes publishers which wait for room; set by the bus in "reserve" mode.
+        self._on_taken: Callable[[], None] | None = None
+
+    # -- the reader's side ---------------------------------------------------------
+
+    def get(self, block: bool = True, timeout: float | None = None) -> PublishResult:  # noqa: FBT001, FBT002 - queue.Queue's signature
+        """
+        Return the next result, waiting for it at most *timeout* seconds.
+
+        Raises:
+            queue.Empty: nothing came in time.
+            ResultChannelClosed: the bus is closed and nothing is left.
+            ValueError: *timeout* is negative.
+        """
+        with self.not_empty:
+            if not self._wait_locked(block=block, timeout=timeout):
+                raise queue.Empty
+            result: PublishResult = self.queue.popleft()
+            self._taken += 1
+        if self._on_taken is not None:
+            self._on_taken()
+        return result
+
+    def get_many(
+        self, max_items: int = 1000, timeout: float | None = None
+    ) -> list[PublishResult]:
+        """
+        Return 1 to *max_items* results at once, or ``[]`` after *timeout* seconds.
+
+        One lock for the whole batch: the cheap way to read, and what a database
+        wants. Waits for the first result only, never for a full batch.
+
+        Raises:
+            ResultChannelClosed: the bus is closed and nothing is left.
+            ValueError: *max_items* is below 1 or *timeout* is negative.
+        """
+        if max_items < 1:
+            msg = f"max_items must be at least 1, not {max_items!r}"
+            raise ValueError(msg)
+        with self.not_empty:
+            if not self._wait_locked(block=True, timeout=timeout):
+                return []
+            waiting = self.queue
+            if len(waiting) <= max_items:
+                batch = list(waiting)
+                waiting.clear()
+            else:
+                batch = [waiting.popleft() for _ in range(max_items)]
+            self._taken += len(batch)
+        if self._on_taken is not None:
+            self._on_taken()
+        return batch
+
+    def __iter__(self) -> Iterator[PublishResult]:
+        """Yield results until the bus is closed and none is left."""
+        try:
+            while True:
+                yield self.get()
+        except ResultChannelClosed:
+            return
+
+    def put(
+        self,
+        item: PublishResult,
+        block: bool = True,  # noqa: FBT001, FBT002 - queue.Queue's signature
+        timeout: float | None = None,
+    ) -> None:
+        """Refused: only the bus puts results here, or its books would not balance."""
+        del item, block, timeout
+        msg = "results are put here by the bus alone; use a queue of your own"
+        raise TypeError(msg)
+
+    def shutdown(self, immediate: bool = False) -> None:  # noqa: FBT001, FBT002 - queue.Queue's signature
+        """Refused: the channel ends when the bus is closed, not before."""
+        del immediate
+        msg = "the result channel ends with its bus; call bus.close()"
+        raise TypeError(msg)
+
+    def _wait_locked(self, *, block: bool, timeout: float | None) -> bool:
+        """Wait for a result; False when none came. Raises at the end of stream."""
+        if timeout is not None and timeout < 0:
+            msg = "'timeout' must be a non-negative number"
+            raise ValueError(msg)
+        if self.queue:
+            return True
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        me = threading.get_ident()
+        self._waiting.add(me)
+        try:
+            while not self.queue:
+                if self._ended:
+                    msg = "the bus is closed and its last result was taken"
+                    raise ResultChannelClosed(msg)
+                if not block:
+                    return False
+                if give_up_at is None:
+                    self.not_empty.wait()
+                else:
+                    remaining = give_up_at - time.monotonic()
+                    if remaining <= 0:
+                        return False
+                    self.not_empty.wait(remaining)
+        finally:
+            self._waiting.discard(me)
+        return True
+
+    # -- the bus's side ------------------------------------------------------------
+
+    def _offer(self, results: Sequence[PublishResult]) -> int:
+        """
+        Insert what fits and drop the rest, never blocking.
+
+        Returns:
+            How many were dropped.
+        """
+        with self.mutex:
+            room = self.maxsize - len(self.queue)
+            if len(results) <= room and not self._ended:
+                fits = results
+            else:
+                fits = () if self._ended else results[:room]
+            self.queue.extend(fits)
+            self.unfinished_tasks += len(fits)
+            dropped = len(results) - len(fits)
+            self._dropped += dropped
+            # One wake-up per reader, not per result.
+            self.not_empty.notify(len(fits))
+        return dropped
+
+    def _end(self) -> None:
+        """End the stream: readers get what is left, then ``ResultChannelClosed``."""
+        with self.mutex:
+            self._ended = True
+            self.not_empty.notify_all()
+
+    def _counts(self) -> ChannelCounts:
+        with self.mutex:
+            return ChannelCounts(
+                capacity=self.maxsize,
+                queued=len(self.queue),
+                taken=self._taken,
+                dropped=self._dropped,
+            )
+
+    def _reset_after_fork(self) -> None:
+        """
+        Empty the channel in place and give it fresh locks, in a forked child.
+
+        The inherited lock may be held by a thread that does not exist here, so
+        nothing of the old state is touched through it.
+        """
+        self.mutex = threading.Lock()
+        self.not_empty = threading.Condition(self.mutex)
+        self.not_full = threading.Condition(self.mutex)
+        self.all_tasks_done = threading.Condition(self.mutex)
+        self.queue.clear()
+        self.unfinished_tasks = 0
+        self._taken = self._dropped = 0
+        self._waiting = set()
+        self._on_taken = None
+        self._ended = False
