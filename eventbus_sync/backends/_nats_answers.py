@@ -1,0 +1,123 @@
+"""
+What the server says about messages: sorted here, parsed and settled elsewhere.
+
+An acknowledgement only moves its record into a list; once per tick of the loop the list
+goes to the ack workers as one chunk. Lives on the loop thread.
+"""
+
+import asyncio
+import time
+
+from collections import Counter
+from collections.abc import Callable
+
+from eventbus_sync.backends._nats_gates import Gates
+from eventbus_sync.backends._nats_pending import Pending
+from eventbus_sync.backends._nats_record import Record
+from eventbus_sync.backends.base import Settlement, Sink
+from eventbus_sync.errors import NotAuthorized
+
+
+#: An answered record with the bytes of its answer.
+Answered = tuple[Record, bytes]
+
+#: Subjects whose refusal has been reported; more are only settled.
+MAX_REPORTED = 100
+
+
+class Answers:
+    """
+    Sorts answers: to the ack workers, back to a gate, or refused by permissions.
+
+    Args:
+        pending: the table of records.
+        gates: are told which subjects have a stream and which have none.
+        sink: is told of what permissions refuse.
+        hand_over: takes a chunk of answers to the ack workers.
+        release: is given what a gate held back, in order.
+    """
+
+    def __init__(
+        self,
+        pending: Pending,
+        gates: Gates,
+        sink: Sink,
+        hand_over: Callable[[list[Answered]], None],
+        release: Callable[[list[Record]], None],
+    ) -> None:
+        #: When a stream answered last.
+        self.last_at = 0.0
+        self._pending = pending
+        self._gates = gates
+        self._sink = sink
+        self._hand_over = hand_over
+        self._release = release
+        self._chunk: list[Answered] = []
+        self._denied: Counter[str] = Counter()
+        self._why: dict[str, Exception] = {}
+        self._reported: set[str] = set()
+
+    def answered(self, token: int, data: bytes, status: str | None) -> None:
+        """Sort one answer; what was settled before, or never asked, is nothing."""
+        if status == "503":
+            record = self._pending.get(token)
+            if record is not None:
+                record.turned_away()
+                self._gates.turned_away(record)
+            return
+        self.last_at = time.monotonic()
+        record = self._pending.pop(token)
+        if record is None:
+            return
+        if self._gates:
+            self._release(self._gates.answered(record))
+        self._chunk.append((record, data))
+        if len(self._chunk) == 1:
+            # One hand-over per tick of the loop, however many answers it brings.
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def refused(self, subject: str, error: Exception) -> None:
+        """Count a message that the server's permissions refused: no ack will come."""
+        self._denied[subject] += 1
+        self._why[subject] = error
+
+    def settle_denied(self) -> None:
+        """
+        Settle what permissions refused since the last call.
+
+        Not at once for each: looking for its record goes through the whole table. And
+        acks of earlier messages, from before a change of permissions, come first.
+        """
+        if not self._denied:
+            return
+        denied, self._denied = self._denied, Counter()
+        why, self._why = self._why, {}
+        chunk: list[Settlement] = []
+        for record in self._pending.take_denied(denied):
+            refusal = _not_authorized(record.subject, why[record.subject])
+            chunk.append((record.delivery, record.refused(refusal)))
+        self._sink.settle(chunk)
+        for subject, error in why.items():
+            if subject not in self._reported and len(self._reported) < MAX_REPORTED:
+                self._reported.add(subject)
+                self._sink.report(_not_authorized(subject, error))
+
+    def interrupted(self) -> None:
+        """The connection is gone: nothing more will be said of what was written."""
+        self.settle_denied()
+        self._reported.clear()
+        self._pending.interrupted()
+
+    def flush(self) -> None:
+        """Hand over what has come."""
+        if self._chunk:
+            chunk, self._chunk = self._chunk, []
+            self._hand_over(chunk)
+
+
+def _not_authorized(subject: str, error: Exception) -> NotAuthorized:
+    refusal = NotAuthorized(
+        f"these credentials may not publish to {subject!r}: {error}"
+    )
+    refusal.__cause__ = error
+    return refusal

@@ -1,0 +1,172 @@
+"""
+nats-py's client as one connection needs it: used once, watched closely.
+
+All use of nats-py's inside is here, and why: its public API loses the subject of a
+permission error (it lowers the text), may go on with a reader that has died, offers TLS
+only where the server asks for it, waits for the peer when it closes, and spends more
+time on a message than the server does. ``tests/integration`` holds it to that.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import nats.errors
+
+from nats.aio.client import Client
+from nats.protocol.parser import Parser
+
+
+class _Parser(Parser):
+    """
+    nats-py's parser, whose unexpected errors end the connection.
+
+    nats-py would log them and stop reading, on a connection that looks healthy.
+    """
+
+    async def parse(self, data: bytes = b"") -> None:
+        try:
+            await super().parse(data)
+        except OSError:
+            raise
+        except Exception as exc:
+            self.nc.on_broken(exc)
+            raise nats.errors.ProtocolError from exc
+
+
+class OneClient(Client):
+    """
+    A client that tells its owner more, and is thrown away when it is lost.
+
+    Args:
+        tls: whether nothing may be sent unencrypted.
+        on_broken: told when what the server sent cannot be understood.
+        on_error_text: told the text of each ``-ERR``, as the server wrote it.
+        on_answer: told subject, body and header of what comes to ``inbox``.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: bool,
+        on_broken: Callable[[Exception], None],
+        on_error_text: Callable[[str], None],
+        on_answer: Callable[[bytes, bytes, bytes], None],
+    ) -> None:
+        super().__init__()
+        self._ps = _Parser(self)
+        self._tls_wanted = tls
+        self.on_broken = on_broken
+        self._on_error_text = on_error_text
+        self._on_answer = on_answer
+        #: The subscription whose messages go to ``on_answer``.
+        self.inbox: int | None = None
+        #: ``host:port`` of the cluster's servers, as this one named them last.
+        self.peers: list[object] = []
+
+    def verify(self) -> None:
+        """
+        Raise unless ``connect`` has really ended in a connection to a fit server.
+
+        Raises:
+            nats.errors.ProtocolError: it is no NATS server, or one without headers.
+        """
+        numbered = isinstance(self._max_payload, int)
+        if not (self.is_connected and numbered and self._server_info.get("headers")):
+            raise nats.errors.ProtocolError
+
+    @property
+    def usable(self) -> bool:
+        """Whether what is written now may reach the server."""
+        return bool(self.is_connected) and not self._writer.transport.is_closing()
+
+    def write(self, parts: Iterable[bytes]) -> None:
+        """Put complete protocol messages behind what is written already."""
+        self._writer.writelines(parts)
+
+    async def drained(self) -> None:
+        """
+        Return when there is room for more.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        await self._writer.drain()
+
+    async def round_trip(self, seconds: float) -> None:
+        """
+        Return when the server has read everything that was sent before.
+
+        Raises:
+            Exception: it did not in time, or the connection is lost.
+        """
+        # nats-py writes its PING before what waits in its own buffer, such as a
+        # subscription; only the second one comes after that.
+        for _ in range(2):
+            await self.flush(seconds)  # type: ignore[arg-type]  # it takes floats
+
+    def abort(self) -> None:
+        """
+        Drop the connection now, whatever the server has not read yet.
+
+        nats-py's ``close`` would wait until it has, and where it stumbles it leaves
+        tasks behind.
+        """
+        if self._transport:
+            self._writer.transport.abort()
+        tasks = [self._reading_task, self._ping_interval_task, self._flusher_task]
+        tasks += [sub._wait_for_msgs_task for sub in self._subs.values()]  # noqa: SLF001
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+
+    @property
+    def _writer(self) -> Any:
+        transport: Any = self._transport
+        return transport._io_writer  # noqa: SLF001 - nothing public writes a batch
+
+    # -- where nats-py asks us ---------------------------------------------------------
+
+    def _connect_command(self) -> bytes:
+        if self._tls_wanted and self._writer.get_extra_info("ssl_object") is None:
+            # The server did not ask for TLS, and what follows holds the password.
+            raise nats.errors.SecureConnWantedError
+        command: bytes = super()._connect_command()
+        return command
+
+    async def _process_info(
+        self,
+        info: dict[str, Any],
+        initial_connection: bool = False,  # noqa: FBT001, FBT002 - nats-py's signature
+    ) -> None:
+        del initial_connection
+        if self._tls_wanted and info.get("tls_available"):
+            info["tls_required"] = True  # where both can, nats-py would not
+        peers = info.get("connect_urls")
+        if isinstance(peers, list):
+            self.peers = peers
+        if isinstance(info.get("max_payload"), int):
+            self._max_payload = info["max_payload"]  # it changes with a reload
+        # Not nats-py's own: it would only fill a pool of servers that is never used.
+
+    async def _process_err(self, err_msg: str) -> None:
+        # The parser has lowered the text; but it still has the line.
+        line, _, _ = self._ps.buf.partition(b"\r\n")
+        text = line.decode(errors="replace").removeprefix("-ERR").strip().strip("'")
+        if text.lower() != err_msg.strip("'"):
+            text = err_msg.strip("'")
+        # Not nats-py's own: it would close in a task that nobody waits for.
+        self._on_error_text(text)
+
+    async def _process_msg(
+        self,
+        sid: int,
+        subject: bytes,
+        reply: bytes,
+        data: bytes,
+        headers: bytes,
+    ) -> None:
+        if sid == self.inbox:
+            # The short way: no object, no queue and no task per acknowledgement.
+            self._on_answer(subject, data, headers)
+        else:
+            await super()._process_msg(sid, subject, reply, data, headers)

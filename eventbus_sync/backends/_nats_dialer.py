@@ -1,0 +1,104 @@
+"""
+Making a connection: which server comes next, and how long to wait before it.
+"""
+
+import asyncio
+import random
+import time
+
+from collections.abc import Callable
+
+from eventbus_sync.backends._nats_connection import Connection, Listener
+from eventbus_sync.config import NatsConfig
+from eventbus_sync.errors import AuthenticationFailed, ConfigError, EventBusError
+
+
+_LASTING = (AuthenticationFailed, ConfigError)
+
+
+class Dialer:
+    """
+    Tries one server after the other until one takes us. Lives on the loop thread.
+
+    Args:
+        config: of the bus.
+        listener: of the connections.
+        failed: is told of each attempt that failed.
+        exhausted: is told after a round of all servers why none could be had.
+
+    Attributes:
+        reason: why there is no connection, as a clause to add to other texts; else "".
+    """
+
+    def __init__(
+        self,
+        config: NatsConfig,
+        listener: Listener,
+        *,
+        failed: Callable[[EventBusError], None],
+        exhausted: Callable[[EventBusError], None],
+    ) -> None:
+        self.reason = ""
+        self._config = config
+        self._listener = listener
+        self._failed = failed
+        self._exhausted = exhausted
+        self._servers: dict[str, str | None] = dict.fromkeys(config.servers)
+        self._backoff = 0.0
+        self._connected_at = float("-inf")
+
+    async def dial(self) -> Connection:
+        """Return a fresh connection, however long it takes."""
+        if time.monotonic() - self._connected_at > self._config.max_reconnect_wait:
+            self._backoff = 0.0
+        else:
+            # The last one hardly lived. Without a pause, a server that takes us and
+            # throws us out again would be asked a thousand times a second.
+            await self._pause()
+        while True:
+            connection = await self._round()
+            if connection is not None:
+                self.reason = ""
+                self._connected_at = time.monotonic()
+                return connection
+            await self._pause()
+
+    def note(self, error: EventBusError) -> None:
+        """Keep why there is no connection."""
+        self.reason = f"; last connection error: {error}"
+
+    def learn(self, connection: Connection) -> None:
+        """Remember the servers that *connection*'s named, and no others of before."""
+        self._servers = {
+            **connection.discovered(),
+            **dict.fromkeys(self._config.servers),
+        }
+
+    async def _round(self) -> Connection | None:
+        """Return the first connection that can be had from any server."""
+        servers = list(self._servers.items())
+        random.shuffle(servers)
+        worst: EventBusError | None = None
+        for server, tls_name in servers:
+            connection = Connection(self._config, server, self._listener, tls_name)
+            try:
+                await connection.open()
+            except EventBusError as error:
+                self.note(error)
+                self._failed(error)
+                # What somebody must mend says more than what may pass.
+                if worst is None or isinstance(error, _LASTING):
+                    worst = error
+            else:
+                return connection
+        assert worst is not None  # noqa: S101 - there is at least one server
+        self._exhausted(worst)
+        return None
+
+    async def _pause(self) -> None:
+        self._backoff = min(
+            max(self._config.reconnect_wait, 2 * self._backoff),
+            self._config.max_reconnect_wait,
+        )
+        # Half of it random, so that a fleet does not come back as one.
+        await asyncio.sleep(self._backoff * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret

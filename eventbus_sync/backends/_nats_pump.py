@@ -1,0 +1,223 @@
+"""
+The sending half of the NATS back end: connection after connection, in order.
+
+One coroutine does all the sending, so the order on the wire is the order of hand-over:
+it takes a connection, sends again what is unanswered, then what is new, until the
+connection is lost, and starts over. Lives on the loop thread.
+"""
+
+import asyncio
+import time
+
+from collections.abc import Callable
+
+from eventbus_sync.backends._nats_answers import Answered, Answers
+from eventbus_sync.backends._nats_connection import Connection
+from eventbus_sync.backends._nats_dialer import Dialer
+from eventbus_sync.backends._nats_gates import Gates
+from eventbus_sync.backends._nats_handover import HandOver
+from eventbus_sync.backends._nats_pending import Pending
+from eventbus_sync.backends._nats_readiness import Readiness
+from eventbus_sync.backends._nats_sender import Sender
+from eventbus_sync.backends._nats_stream import StreamCheck
+from eventbus_sync.backends._nats_watch import Watch, failure
+from eventbus_sync.backends.base import Settlement, Sink
+from eventbus_sync.config import NatsConfig
+from eventbus_sync.errors import ConnectionLost, EventBusError
+
+
+#: How long events wait for another look at a stream that was fit before, in seconds.
+LOOK_AGAIN_SECONDS = 0.5
+#: Seconds between two attempts of a loop that failed.
+FAILED_SECONDS = 1.0
+
+
+class Pump:
+    """
+    Everything between the hand-over and the wire.
+
+    Args:
+        config: of the bus.
+        sink: is given outcomes that need no parsing, and news of the connection.
+        handover: where events come from.
+        readiness: is told whether events can be published.
+        hand_over: takes a chunk of answers to the ack workers.
+    """
+
+    def __init__(
+        self,
+        config: NatsConfig,
+        sink: Sink,
+        handover: HandOver,
+        readiness: Readiness,
+        hand_over: Callable[[list[Answered]], None],
+    ) -> None:
+        self._config = config
+        self._sink = sink
+        self._handover = handover
+        self._readiness = readiness
+        self._pending = Pending()
+        self._gates = Gates(self._pending)
+        self._stream = StreamCheck(config, sink, readiness)
+        self._sender = Sender(self._pending, self._gates, handover, self._stream, sink)
+        self._answers = Answers(
+            self._pending, self._gates, sink, hand_over, self._sender.release
+        )
+        self._dialer = Dialer(
+            config, self, failed=self._attempt_failed, exhausted=readiness.failed
+        )
+        self._watch = Watch(
+            sink,
+            lambda: bool(self._pending or handover.events or handover.plain),
+            lambda _: handover.look(),
+            self._expire,
+            lambda _: sink.expire(),
+            lambda _: self._answers.settle_denied(),
+            self._look_at_connection,
+            self._look_at_stream,
+            self._probe,
+        )
+        self._connection: Connection | None = None
+        # The server closed the last connection over something that was written to it.
+        self._one_by_one = False
+        self._stop = asyncio.Event()
+        self._grace = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        # The Listener's methods, without a detour for each acknowledgement.
+        self.answered = self._answers.answered
+        self.refused = self._answers.refused
+
+    # -- life --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until ``stop``; afterwards everything that was taken over is settled."""
+        life = asyncio.ensure_future(self._live())
+        watch = asyncio.ensure_future(self._watch.run())
+        try:
+            await self._stop.wait()
+            if self._connection is None:
+                life.cancel()
+            await asyncio.wait({life}, timeout=self._grace)
+        finally:
+            # More than once: some coroutines of nats-py swallow a cancellation.
+            for _ in range(3):
+                life.cancel()
+                watch.cancel()
+                await asyncio.wait({life, watch}, timeout=0.3)
+            self._settle_rest()
+
+    def stop(self, grace: float) -> None:
+        """End ``run`` soon: what is handed over gets *grace* seconds to be written."""
+        self._grace = grace
+        self._stop.set()
+        self._handover.wake()
+
+    def look(self) -> None:
+        """Somebody wants to know whether events can be published."""
+        self._stream.look_now()
+
+    async def _live(self) -> None:
+        while not self._stop.is_set():
+            try:
+                connection = await self._dialer.dial()
+                await self._use(connection)
+            except Exception as exc:  # noqa: BLE001 - the thread must live on
+                self._sink.report(failure(exc))
+                await asyncio.sleep(FAILED_SECONDS)
+
+    async def _use(self, connection: Connection) -> None:
+        """Send on *connection* until it is lost or we stop."""
+        self._connection = connection
+        try:
+            self._sink.connected()
+            await self._look_at_stream_first(connection)
+            await self._serve(connection)
+            await connection.close(self._grace)
+        finally:
+            self._connection = None
+            self._dialer.learn(connection)
+            self._answers.interrupted()
+            await connection.discard()
+
+    def _reason(self) -> str:
+        """Return what is wrong at the moment, as a clause to add to an outcome."""
+        error = self._stream.error
+        return self._dialer.reason or (f"; {error}" if error is not None else "")
+
+    def _settle_rest(self) -> None:
+        self._answers.flush()
+        left = [*self._pending.take_all(), *self._handover.close()]
+        reason = self._reason()
+        chunk: list[Settlement] = [(r.delivery, r.abandoned(reason)) for r in left]
+        if chunk:
+            self._sink.settle(chunk)
+
+    async def _serve(self, connection: Connection) -> None:
+        """Write what there is, in order, until the connection is lost or we stop."""
+        self._answers.last_at = time.monotonic()
+        self._sender.restart()
+        if self._one_by_one and await self._sender.find_culprit(connection):
+            self._one_by_one = False
+        while not connection.lost:
+            parts = self._sender.next_parts(connection)
+            if parts:
+                await connection.write(parts)
+            elif self._sender.idle:
+                if self._stop.is_set():
+                    return
+                await self._handover.wait()
+                continue
+            await asyncio.sleep(0)
+
+    # -- what the connection tells -------------------------------------------------------
+
+    def lost(self, connection: Connection, error: EventBusError) -> None:
+        """Stop sending on a lost connection."""
+        self._one_by_one = bool(connection.protocol_error)
+        self._dialer.note(error)
+        self._attempt_failed(error)
+        self._handover.wake()
+
+    def _attempt_failed(self, error: EventBusError) -> None:
+        self._readiness.lost(error)
+        self._sink.disconnected(error)
+
+    # -- what the clock brings -----------------------------------------------------------
+
+    def _expire(self, now: float) -> None:
+        reason = self._reason()
+        # Behind a full socket, or with no server at all, records wait unsent.
+        overdue = [*self._pending.take_expired(now), *self._handover.take_overdue(now)]
+        if overdue:
+            self._sink.settle([(r.delivery, r.timed_out(reason)) for r in overdue])
+
+    def _look_at_connection(self, now: float) -> None:
+        connection = self._connection
+        if connection is None or connection.lost:
+            return
+        connection.check()
+        wait = self._config.ack_wait
+        if now - self._answers.last_at > wait and self._pending.stalled(now, wait):
+            text = f"{connection.server} acknowledged nothing for {wait:g} s"
+            connection.abandon(ConnectionLost(text))
+
+    async def _look_at_stream_first(self, connection: Connection) -> None:
+        known = self._stream.usable
+        self._looking = asyncio.ensure_future(self._stream.look(connection))
+        # The first time events wait for the stream, which may have to be made; later
+        # only for a moment, since a server may take its time and they have less of it.
+        patience = LOOK_AGAIN_SECONDS if known else None
+        await asyncio.wait({self._looking}, timeout=patience)
+
+    def _look_at_stream(self, now: float) -> None:
+        connection = self._connection
+        busy = self._looking is not None and not self._looking.done()
+        if connection is None or connection.lost or busy or not self._stream.due(now):
+            return
+        # A task of its own: the server may take its time, deadlines don't.
+        self._looking = asyncio.ensure_future(self._stream.look(connection))
+
+    def _probe(self, now: float) -> None:
+        connection = self._connection
+        if connection is not None and not connection.lost:
+            self._sender.release(list(self._gates.due(now)))

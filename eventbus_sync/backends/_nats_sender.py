@@ -1,0 +1,158 @@
+"""
+What is written next, and what never may be. Lives on the loop thread.
+"""
+
+import time
+
+from collections import deque
+from collections.abc import Sequence
+
+from eventbus_sync.backends._nats_connection import Connection
+from eventbus_sync.backends._nats_gates import Gates
+from eventbus_sync.backends._nats_handover import HandOver
+from eventbus_sync.backends._nats_pending import Pending
+from eventbus_sync.backends._nats_record import Record, plain_message
+from eventbus_sync.backends._nats_stream import WINDOW_MARGIN, StreamCheck
+from eventbus_sync.backends.base import Sink
+from eventbus_sync.errors import MessageRefused, PublishError
+
+
+#: About how many bytes, and at most how many messages, are written at once; after that
+#: answers get their turn.
+BATCH_BYTES, BATCH_MESSAGES = 64 * 1024, 256
+#: Seconds that a server gets to read one message that may be the end of the connection.
+READ_SECONDS = 5.0
+
+
+class Sender:
+    """
+    Keeps the order: first what is unanswered, then what a gate let go, then the new.
+
+    Args:
+        pending: the table of records; the new ones get their place in it here.
+        gates: hold back what no stream takes.
+        handover: where events come from.
+        stream: knows for how long an event may be sent again.
+        sink: is told what is too large.
+    """
+
+    def __init__(
+        self,
+        pending: Pending,
+        gates: Gates,
+        handover: HandOver,
+        stream: StreamCheck,
+        sink: Sink,
+    ) -> None:
+        self._pending = pending
+        self._gates = gates
+        self._handover = handover
+        self._stream = stream
+        self._sink = sink
+        # Records to send before anything newer.
+        self._again: deque[Record] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no event waits to be looked at."""
+        return not (self._again or self._handover.events)
+
+    def restart(self) -> None:
+        """Begin anew on a new connection, with everything that is unanswered."""
+        self._gates.restart()
+        self._again = deque(self._pending)
+
+    def release(self, records: Sequence[Record]) -> None:
+        """Send what a gate held back, before anything newer."""
+        if records:
+            self._again.extend(records)
+            self._handover.wake()
+
+    def next_parts(self, connection: Connection) -> list[bytes]:
+        """
+        Return the bytes of the next messages, at most about a batch.
+
+        Empty does not mean that there is nothing more to send: see ``idle``.
+        """
+        parts: list[bytes] = []
+        size, now = 0, time.monotonic()
+        for _ in range(BATCH_MESSAGES):
+            record = self._next_record() if size < BATCH_BYTES else None
+            if record is None:
+                break
+            if self._may_go(record, connection, now):
+                record.attempted(now)
+                parts += record.parts(connection.reply_prefix)
+                size += record.size
+        plain = self._handover.plain
+        while plain and size < BATCH_BYTES:
+            command, *content, end = plain_message(plain.popleft())
+            length = sum(map(len, content))
+            if length > connection.max_payload:
+                # It may be lost, and the connection must not be.
+                self._sink.report(_too_large(length, connection))
+            else:
+                parts += (command, *content, end)
+                size += length
+        return parts
+
+    async def find_culprit(self, connection: Connection) -> bool:
+        """
+        Send what is unanswered one by one, and settle what ends the connection.
+
+        Without this it would be sent again, first of all, until its deadline, and
+        nothing else would come through.
+
+        Returns:
+            Whether it was found.
+        """
+        while self._again and not connection.lost:
+            record = self._again.popleft()
+            now = time.monotonic()
+            if not self._may_go(record, connection, now):
+                continue
+            record.attempted(now)
+            await connection.write(record.parts(connection.reply_prefix))
+            await connection.round_trip(READ_SECONDS)
+            if connection.protocol_error:
+                text = f"{connection.server} ends the connection over this event: "
+                self._refuse(record, MessageRefused(text + connection.protocol_error))
+                return True
+        return False
+
+    def _next_record(self) -> Record | None:
+        if self._again:
+            return self._again.popleft()
+        if self._handover.events:
+            record = self._handover.events.popleft()
+            self._pending.add(record)
+            return record
+        return None
+
+    def _may_go(self, record: Record, connection: Connection, now: float) -> bool:
+        """Return whether to write *record* now; settles it if it never may."""
+        if record.outstanding or self._pending.get(record.token) is None:
+            return False  # on its way already, or settled meanwhile
+        if self._gates.holds(record):
+            return False
+        window = self._stream.window - WINDOW_MARGIN
+        if record.written_at and now > record.written_at + window:
+            # The stream would take a repeat for a new event.
+            self._gates.passed_over(record)
+            return False
+        if record.size > connection.max_payload:
+            # The server would answer with an error and close the connection.
+            self._refuse(record, _too_large(record.size, connection))
+            return False
+        return True
+
+    def _refuse(self, record: Record, error: PublishError) -> None:
+        self._pending.pop(record.token)
+        self._sink.settle([(record.delivery, record.refused(error))])
+
+
+def _too_large(size: int, connection: Connection) -> MessageRefused:
+    return MessageRefused(
+        f"{size} bytes with headers; {connection.server} takes "
+        f"{connection.max_payload} (max_payload)"
+    )

@@ -1,0 +1,215 @@
+"""
+The NATS JetStream back end: one loop thread, a fixed crew of ack workers.
+
+The way of an event: ``send`` appends a record to the hand-over (``_nats_handover``) and
+wakes the loop; ``_nats_pump`` writes it to a connection (``_nats_connection``) under its
+token. The way back: the connection gets the answer, ``_nats_answers`` finds its record
+and collects a chunk, and an ack worker (``_nats_workers``) parses the chunk
+(``_nats_ack``) and settles it.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import re
+import threading
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from eventbus_sync._headers import check_header_values
+from eventbus_sync._threads import Deadline, spawn
+from eventbus_sync.backends._nats_handover import HandOver
+from eventbus_sync.backends._nats_login import tls_context
+from eventbus_sync.backends._nats_pump import Pump
+from eventbus_sync.backends._nats_readiness import Readiness
+from eventbus_sync.backends._nats_record import Record
+from eventbus_sync.backends._nats_workers import AckWorkers, end_pool, started_pool
+from eventbus_sync.backends.base import Delivery, OutgoingMessage, Sink
+from eventbus_sync.config import NatsConfig
+from eventbus_sync.errors import BackendBusy, BusClosed, ConfigError, EnvelopeError
+
+
+#: Plain messages that may wait for a connection; more are refused.
+MAX_PLAIN = 10_000
+#: How many topics are remembered as legal.
+MAX_KNOWN_TOPICS = 10_000
+
+_topic = re.compile(r"[^\s.*>\x00-\x20\x7f]+(\.[^\s.*>\x00-\x20\x7f]+)*").fullmatch
+_MAX_TOPIC = 512
+
+
+class NatsBackend:
+    """
+    Keeps the contract of ``backends/base.py`` over nats-py and JetStream.
+
+    Args:
+        config: of the bus.
+        sink: is told outcomes and news.
+
+    Raises:
+        ConfigError: a TLS file cannot be used, or a package is missing.
+    """
+
+    def __init__(self, config: NatsConfig, sink: Sink) -> None:
+        if config.tls:
+            tls_context(config)  # wrong files are said now, not at every attempt
+        if (config.nkey_seed or config.nkey_seed_file or config.creds_file) and (
+            importlib.util.find_spec("nkeys") is None
+        ):
+            msg = (
+                "nkey_seed, nkey_seed_file and creds_file need one more package; "
+                "run: pip install 'eventbus-sync[nkeys]'"
+            )
+            raise ConfigError(msg)
+        self._config = config
+        self._sink = sink
+        self._handover = HandOver()
+        self._readiness = Readiness()
+        self._workers = AckWorkers(config.ack_workers, f"{config.name}-ack", sink)
+        self._pump = Pump(
+            config, sink, self._handover, self._readiness, self._workers.submit
+        )
+        self._closing = False
+        self._close_by = Deadline.after(0)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._resolver: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+        self._known_topics: set[str] = set()
+        self._close_lock = threading.Lock()
+
+    # -- before an event -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start loop, resolver and workers now: none can start at process exit."""
+        name = self._config.name
+        self._workers.start()
+        # asyncio resolves host names in its default executor.
+        self._resolver = started_pool(1, f"{name}-resolver")
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(self._resolver)
+        self._handover.attach(self._loop)
+        self._thread = spawn(f"{name}-nats-loop", self._run)
+
+    def check(self, deadline: Deadline) -> None:
+        """Return once connected with a fit stream; raise what an attempt ended in."""
+        servers = ", ".join(self._config.servers)
+        self._readiness.wait(deadline, self._look_again, servers)
+
+    def check_topic(self, topic: str) -> None:
+        """Refuse what is no subject to publish to, and the server's own subjects."""
+        if topic in self._known_topics:
+            return
+        try:
+            encoded = topic.encode()
+        except UnicodeEncodeError:
+            encoded = b""
+        if (
+            not _topic(topic)
+            or not encoded
+            or len(encoded) > _MAX_TOPIC
+            or topic.startswith("$")
+        ):
+            msg = (
+                f"topic {topic[:100]!r} is not a legal NATS subject: use tokens joined "
+                f"by dots, without blanks, control characters, * and >, not starting "
+                f"with $, at most {_MAX_TOPIC} bytes"
+            )
+            raise EnvelopeError(msg, field="topic")
+        if len(self._known_topics) >= MAX_KNOWN_TOPICS:
+            self._known_topics.clear()
+        self._known_topics.add(topic)
+
+    def check_headers(self, headers: Sequence[tuple[str, str]]) -> None:
+        """Refuse values that end a header line, or that a reader would find changed."""
+        check_header_values(headers)
+
+    # -- an event out --------------------------------------------------------------------
+
+    def send(
+        self, message: OutgoingMessage, delivery: Delivery, deadline: Deadline
+    ) -> None:
+        """Append to the hand-over and wake the loop once per burst."""
+        del deadline  # the bus limits what is in flight, so there is always room
+        if self._closing:
+            raise BusClosed
+        give_up_at = delivery.accepted_at + self._config.delivery_timeout
+        self._handover.put(Record(message, delivery, give_up_at))
+
+    def send_plain(self, message: OutgoingMessage, deadline: Deadline) -> None:
+        """Append to the hand-over of plain messages."""
+        del deadline  # waiting would not bring the server back
+        if self._closing:
+            raise BusClosed
+        if len(self._handover.plain) >= MAX_PLAIN:
+            msg = (
+                f"{MAX_PLAIN} plain messages wait for a connection to "
+                f"{', '.join(self._config.servers)}"
+            )
+            raise BackendBusy(msg)
+        self._handover.put_plain(message)
+
+    # -- the end -------------------------------------------------------------------------
+
+    def close(self, deadline: Deadline) -> None:
+        """Stop the loop, let the workers finish, and end every thread."""
+        self._closing = True
+        self._readiness.close()
+        if not self._close_lock.acquire(timeout=deadline.remaining()):
+            return
+        try:
+            self._close_by = deadline
+            loop, thread = self._loop, self._thread
+            if loop is not None and thread is not None:
+                # Half of it for what is handed over and not written yet.
+                with suppress(RuntimeError):  # the loop is closed already
+                    grace = deadline.remaining() / 2
+                    loop.call_soon_threadsafe(self._pump.stop, grace)
+                thread.join(deadline.remaining())
+            else:
+                self._end_half_started()
+            # After the loop: its last chunk is in the workers' queue by now. They
+            # only parse and take locks of ours, so this does not wait for anybody.
+            self._workers.close(deadline)
+        finally:
+            self._close_lock.release()
+
+    def _end_half_started(self) -> None:
+        """Release what ``start`` made before it failed."""
+        if self._resolver is not None:
+            end_pool(self._resolver, self._close_by)
+        if self._loop is not None:
+            self._loop.close()
+
+    # -- the loop's thread ---------------------------------------------------------------
+
+    def _look_again(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._pump.look)
+
+    def _run(self) -> None:
+        loop, resolver = self._loop, self._resolver
+        assert loop is not None  # noqa: S101 - made before the thread
+        assert resolver is not None  # noqa: S101 - likewise
+        asyncio.set_event_loop(loop)
+        loop.set_exception_handler(self._on_loop_error)
+        try:
+            loop.run_until_complete(self._pump.run())
+        finally:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+            # A resolver that hangs is waited for no longer than the deadline.
+            end_pool(resolver, self._close_by)
+            loop.close()
+
+    def _on_loop_error(
+        self, _: asyncio.AbstractEventLoop, context: dict[str, Any]
+    ) -> None:
+        # asyncio would log from this thread, where no logging handler may run.
+        self._sink.log(logging.DEBUG, f"asyncio: {context!r}")
