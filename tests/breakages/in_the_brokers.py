@@ -1,0 +1,145 @@
+"""What can be broken on the way to NATS and Kafka: promises 5 to 7, 9 and 10."""
+
+from breakages.broken import Breakage
+
+
+_NATS_ACK = "eventbus_sync/backends/_nats_ack.py"
+_NATS_PENDING = "eventbus_sync/backends/_nats_pending.py"
+_NATS_SENDER = "eventbus_sync/backends/_nats_sender.py"
+_NATS_RECORD = "eventbus_sync/backends/_nats_record.py"
+_NATS_WORKERS = "eventbus_sync/backends/_nats_workers.py"
+_KAFKA = "eventbus_sync/backends/kafka.py"
+_KAFKA_CLIENT = "eventbus_sync/backends/_kafka_client.py"
+_KAFKA_SETTINGS = "eventbus_sync/backends/_kafka_settings.py"
+_ENVELOPE = "eventbus_sync/envelope.py"
+
+_AGAIN_ON_NATS = "tests/integration/test_promises_nats.py::test_promise_"
+_AGAIN_ON_KAFKA = (
+    "tests/integration/test_promises.py::test_promise_5_and_6_kafka_"
+    "what_is_sent_again_is_stored_once_and_in_order"
+)
+_ON_NATS = "tests/conformance/test_nats.py::TestNats::test_"
+_ON_KAFKA = "tests/conformance/test_kafka.py::TestEmbeddedKafka::test_"
+
+IN_THE_BROKERS = [
+    # -- promise 5: stored once --------------------------------------------------------
+    Breakage(
+        5,
+        "Nats-Msg-Id is left out",
+        _NATS_RECORD,
+        "        self.header = header_bytes([*message.headers, message_id])\n",
+        "        self.header = header_bytes(message.headers)\n",
+        [f"{_AGAIN_ON_NATS}5_nats_what_is_sent_again_is_stored_once"],
+    ),
+    Breakage(
+        5,
+        "Nats-Msg-Id does not name the subject",
+        _NATS_RECORD,
+        'f"{message.topic}|{message.event_id}"',
+        'f"{message.event_id}"',
+        [f"{_AGAIN_ON_NATS}5_nats_one_event_to_two_subjects_is_two_events"],
+    ),
+    Breakage(
+        5,
+        "the Kafka producer is not idempotent",
+        _KAFKA_SETTINGS,
+        "    if config.idempotence:\n",
+        "    if not config.idempotence:\n",
+        [_AGAIN_ON_KAFKA],
+    ),
+    # -- promise 6: order per aggregate ------------------------------------------------
+    Breakage(
+        6,
+        "NATS sends again newest first",
+        _NATS_PENDING,
+        "        return iter(list(self._records.values()))\n",
+        "        return iter(list(self._records.values())[::-1])\n",
+        [f"{_AGAIN_ON_NATS}6_nats_what_is_sent_again_keeps_its_order"],
+    ),
+    Breakage(
+        6,
+        "NATS sends the new before what is unanswered",
+        _NATS_SENDER,
+        "        if self._again:\n            return self._again.popleft()\n",
+        "        if self._again and not self._handover.events:\n"
+        "            return self._again.popleft()\n",
+        [f"{_AGAIN_ON_NATS}6_nats_what_is_sent_again_keeps_its_order"],
+    ),
+    Breakage(
+        6,
+        "NATS takes the newest first",
+        _NATS_SENDER,
+        "            record = self._handover.events.popleft()\n",
+        "            record = self._handover.events.pop()\n",
+        [f"{_ON_NATS}promise_6_order_per_aggregate"],
+    ),
+    Breakage(
+        6,
+        "Kafka gets no key",
+        _KAFKA,
+        "                    message.key or None,\n",
+        "                    None,\n",
+        [f"{_ON_KAFKA}promise_6_order_per_aggregate"],
+    ),
+    # -- promise 7: the same contract on every back end --------------------------------
+    Breakage(
+        7,
+        "Kafka does not say where",
+        _KAFKA_CLIENT,
+        "Ack(message.partition(), message.offset())",
+        "Ack()",
+        [f"{_ON_KAFKA}results_carry_what_go_gives"],
+    ),
+    Breakage(
+        7,
+        "NATS does not say where",
+        _NATS_ACK,
+        'return Ack(None, None, stream, sequence, said.get("duplicate") is True)',
+        "return Ack()",
+        [f"{_ON_NATS}results_carry_what_go_gives"],
+    ),
+    Breakage(
+        1,
+        "Kafka raises what the broker refuses",
+        _KAFKA,
+        "            return refusal(exc.args[0])\n",
+        "            raise EventBusError from exc\n",
+        [
+            "tests/integration/test_promises.py::test_promise_1_kafka_a_refusal_is_an_outcome"
+        ],
+    ),
+    # -- promise 9: clean exit ---------------------------------------------------------
+    Breakage(
+        9,
+        "the ack workers outlive close",
+        _NATS_WORKERS,
+        "            end_pool(self._pool, deadline)\n",
+        "            pass\n",
+        [f"{_AGAIN_ON_NATS}9_nats_close_leaves_no_thread"],
+    ),
+    # -- promise 10: an outbox loses nothing -------------------------------------------
+    Breakage(
+        10,
+        "Nats-Msg-Id is new for every publish",
+        _NATS_RECORD,
+        'f"{message.topic}|{message.event_id}"',
+        'f"{message.topic}|{delivery.accepted_at}"',
+        [f"{_ON_NATS}promise_10_a_repeat_is_recognisable"],
+    ),
+    Breakage(
+        10,
+        "a duplicate is not told from a new event",
+        _NATS_ACK,
+        'said.get("duplicate") is True',
+        "False",
+        [f"{_ON_NATS}promise_10_a_repeat_is_recognisable"],
+    ),
+    Breakage(
+        10,
+        "X-Event-ID is left out",
+        _ENVELOPE,
+        "            (_headers.EVENT_ID, self.event_id),\n",
+        "",
+        [f"{_ON_KAFKA}promise_10_a_repeat_is_recognisable"],
+    ),
+]
