@@ -8,7 +8,7 @@ Lives on the loop thread.
 """
 
 import asyncio
-import re
+import time
 
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -37,13 +37,9 @@ T = TypeVar("T")
 
 #: Seconds that a server gets to take what is written when a connection is closed.
 CLOSE_SECONDS = 1.0
-#: Of the cluster's servers that a server names, how many are remembered.
-MAX_PEERS = 100
 
 _NO_RESPONDERS = b"NATS/1.0 503"
 _MAX_DIGITS = 19
-_peer = re.compile(r"(?:[A-Za-z0-9_.\-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}").fullmatch
-_ip = re.compile(r"[0-9.]+|\[.*\]").fullmatch
 
 
 class Listener(Protocol):
@@ -71,6 +67,8 @@ class Connection:
 
     Attributes:
         lost: whether it is of no more use.
+        opened_at: since when it was up, on ``time.monotonic``.
+        ended_by_server: whether it was the server that ended it, or its network.
         protocol_error: what the server said when it closed the connection because of
             something that was written to it; else "".
     """
@@ -91,6 +89,8 @@ class Connection:
             on_answer=self._on_answer,
         )
         self.lost = False
+        self.opened_at = 0.0
+        self.ended_by_server = False
         self.protocol_error = ""
         self.reply_prefix = ""
         self._config = config
@@ -133,6 +133,7 @@ class Connection:
             await self.discard()
             raise
         self._open = True
+        self.opened_at = time.monotonic()
 
     # -- while it is up ----------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class Connection:
             self.client.write(parts)
             await self.client.drained()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the connection is done
-            self.abandon(connection_error(exc, self.server))
+            self.abandon(connection_error(exc, self.server), by_server=True)
 
     async def round_trip(self, seconds: float) -> None:
         """Return when the server has read all that was written, or it is lost."""
@@ -188,28 +189,14 @@ class Connection:
             task.cancel()
             self._waiting.discard(hindrance)
 
-    def discovered(self) -> dict[str, str | None]:
-        """Return the cluster's servers, and the names that their certificates are for."""
-        scheme, _, own = self.server.partition("://")
-        own_host = self.tls_name or own.rpartition(":")[0]
-        own_name = None if _ip(own_host) else own_host
-        found: dict[str, str | None] = {}
-        for peer in self.client.peers[:MAX_PEERS]:
-            if not isinstance(peer, str) or _peer(peer) is None:
-                continue
-            host, _, port = peer.rpartition(":")
-            # Servers name each other by address, and certificates do not.
-            if 0 < int(port) <= 65_535:  # noqa: PLR2004 - the largest port
-                found[f"{scheme}://{peer}"] = own_name if _ip(host) else None
-        return found
-
     # -- its end -----------------------------------------------------------------------
 
-    def abandon(self, error: EventBusError) -> None:
+    def abandon(self, error: EventBusError, *, by_server: bool = False) -> None:
         """Give the connection up: no more is written, its owner is told."""
         if self.lost:
             return
         self.lost = True
+        self.ended_by_server = by_server
         self._ended = error
         # Without this a frozen server would hold us for ever: both drain() and
         # wait_closed() wait until it has read what we wrote.
@@ -221,7 +208,9 @@ class Connection:
     def check(self) -> None:
         """Notice a client that died without a word."""
         if self._open and not self.client.usable:
-            self.abandon(connection_error(_last_words(self.client), self.server))
+            self.abandon(
+                connection_error(_last_words(self.client), self.server), by_server=True
+            )
 
     async def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Send what is written, if the server takes it in time, and disconnect."""
@@ -268,7 +257,7 @@ class Connection:
     def _on_broken(self, exc: Exception) -> None:
         error = ConnectionLost(f"{self.server} sent what is no NATS protocol: {exc!r}")
         error.__cause__ = exc
-        self.abandon(error)
+        self.abandon(error, by_server=True)
 
     def _on_error_text(self, text: str) -> None:
         exc = nats.errors.Error(f"nats: {text}")
@@ -282,17 +271,19 @@ class Connection:
         else:
             if refusal.kind == PROTOCOL:
                 self.protocol_error = text
-            self.abandon(connection_error(exc, self.server))
+            self.abandon(connection_error(exc, self.server), by_server=True)
 
     async def _on_error(self, exc: Exception) -> None:
         self._last_error = exc
         lost = isinstance(exc, (OSError, nats.errors.StaleConnectionError))
         if self._open and lost:
             # nats-py says so before it tidies up, and may stumble over that.
-            self.abandon(connection_error(exc, self.server))
+            self.abandon(connection_error(exc, self.server), by_server=True)
 
     async def _on_closed(self) -> None:
-        self.abandon(connection_error(_last_words(self.client), self.server))
+        self.abandon(
+            connection_error(_last_words(self.client), self.server), by_server=True
+        )
 
     def _hinder(self, error: EventBusError) -> None:
         while self._waiting:

@@ -4,6 +4,7 @@ Making a connection: which server comes next, and how long to wait before it.
 
 import asyncio
 import random
+import re
 import time
 
 from collections.abc import Callable
@@ -12,6 +13,13 @@ from eventbus_sync.backends._nats_connection import Connection, Listener
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import AuthenticationFailed, ConfigError, EventBusError
 
+
+#: Of the servers that a server names, how many are remembered.
+MAX_PEERS = 100
+
+_MAX_PORT = 65_535
+_peer = re.compile(r"(?:[A-Za-z0-9_.\-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}").fullmatch
+_ip = re.compile(r"[0-9.]+|\[.*\]").fullmatch
 
 _LASTING = (AuthenticationFailed, ConfigError)
 
@@ -70,7 +78,7 @@ class Dialer:
     def learn(self, connection: Connection) -> None:
         """Remember the servers that *connection*'s named, and no others of before."""
         self._servers = {
-            **connection.discovered(),
+            **discovered(connection),
             **dict.fromkeys(self._config.servers),
         }
 
@@ -102,3 +110,19 @@ class Dialer:
         )
         # Half of it random, so that a fleet does not come back as one.
         await asyncio.sleep(self._backoff * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+
+
+def discovered(connection: Connection) -> dict[str, str | None]:
+    """Return the servers that *connection*'s named, with their certificates' names."""
+    scheme, _, own = connection.server.partition("://")
+    own_host = connection.tls_name or own.rpartition(":")[0]
+    own_name = None if _ip(own_host) else own_host
+    found: dict[str, str | None] = {}
+    for peer in connection.client.peers[:MAX_PEERS]:
+        if not isinstance(peer, str) or _peer(peer) is None:
+            continue
+        host, _, port = peer.rpartition(":")
+        # Servers name each other by address, and certificates do not.
+        if 0 < int(port) <= _MAX_PORT:
+            found[f"{scheme}://{peer}"] = own_name if _ip(host) else None
+    return found

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from eventbus_sync.backends._nats_answers import Answered, Answers
 from eventbus_sync.backends._nats_connection import Connection
+from eventbus_sync.backends._nats_culprit import Culprit
 from eventbus_sync.backends._nats_dialer import Dialer
 from eventbus_sync.backends._nats_gates import Gates
 from eventbus_sync.backends._nats_handover import HandOver
@@ -78,8 +79,7 @@ class Pump:
             self._probe,
         )
         self._connection: Connection | None = None
-        # The server closed the last connection over something that was written to it.
-        self._one_by_one = False
+        self._culprit = Culprit()
         self._stop = asyncio.Event()
         self._grace = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -156,8 +156,8 @@ class Pump:
         """Write what there is, in order, until the connection is lost or we stop."""
         self._answers.last_at = time.monotonic()
         self._sender.restart()
-        if self._one_by_one and await self._sender.find_culprit(connection):
-            self._one_by_one = False
+        if self._culprit.wanted:
+            await self._sender.send_one_by_one(connection, self._culprit)
         while not connection.lost:
             parts = self._sender.next_parts(connection)
             if parts:
@@ -173,12 +173,16 @@ class Pump:
 
     def lost(self, connection: Connection, error: EventBusError) -> None:
         """Stop sending on a lost connection."""
-        self._one_by_one = bool(connection.protocol_error)
+        self._culprit.ended(connection)
         self._dialer.note(error)
-        self._attempt_failed(error)
+        self._disconnected(error)
         self._handover.wake()
 
     def _attempt_failed(self, error: EventBusError) -> None:
+        self._culprit.server_was_away()
+        self._disconnected(error)
+
+    def _disconnected(self, error: EventBusError) -> None:
         self._readiness.lost(error)
         self._sink.disconnected(error)
 

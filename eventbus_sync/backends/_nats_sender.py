@@ -2,12 +2,14 @@
 What is written next, and what never may be. Lives on the loop thread.
 """
 
+import asyncio
 import time
 
 from collections import deque
 from collections.abc import Sequence
 
 from eventbus_sync.backends._nats_connection import Connection
+from eventbus_sync.backends._nats_culprit import Culprit
 from eventbus_sync.backends._nats_gates import Gates
 from eventbus_sync.backends._nats_handover import HandOver
 from eventbus_sync.backends._nats_pending import Pending
@@ -20,8 +22,8 @@ from eventbus_sync.errors import MessageRefused, PublishError
 #: About how many bytes, and at most how many messages, are written at once; after that
 #: answers get their turn.
 BATCH_BYTES, BATCH_MESSAGES = 64 * 1024, 256
-#: Seconds that a server gets to read one message that may be the end of the connection.
-READ_SECONDS = 5.0
+#: For how long events are sent one by one, and how often their answers are looked for.
+ONE_BY_ONE_SECONDS, LOOK_SECONDS = 5.0, 0.002
 
 
 class Sender:
@@ -96,29 +98,29 @@ class Sender:
                 size += length
         return parts
 
-    async def find_culprit(self, connection: Connection) -> bool:
+    async def send_one_by_one(self, connection: Connection, culprit: Culprit) -> None:
         """
-        Send what is unanswered one by one, and settle what ends the connection.
+        Send what is unanswered, each alone, and settle the one that *culprit* is.
 
-        Without this it would be sent again, first of all, until its deadline, and
-        nothing else would come through.
-
-        Returns:
-            Whether it was found.
+        Ends after some seconds in any case: with a distant server this takes long.
         """
-        while self._again and not connection.lost:
+        until = time.monotonic() + ONE_BY_ONE_SECONDS
+        while self._again and not connection.lost and time.monotonic() < until:
             record = self._again.popleft()
             now = time.monotonic()
             if not self._may_go(record, connection, now):
                 continue
             record.attempted(now)
             await connection.write(record.parts(connection.reply_prefix))
-            await connection.round_trip(READ_SECONDS)
-            if connection.protocol_error:
-                text = f"{connection.server} ends the connection over this event: "
-                self._refuse(record, MessageRefused(text + connection.protocol_error))
-                return True
-        return False
+            while self._awaited(record) and not connection.lost:  # noqa: ASYNC110 - answers set no event
+                await asyncio.sleep(LOOK_SECONDS)
+            if self._awaited(record) and culprit.is_it(record.token, connection):
+                said = connection.protocol_error or "it says nothing"
+                text = f"{connection.server} ends connections over this event: {said}"
+                self._refuse(record, MessageRefused(text))
+
+    def _awaited(self, record: Record) -> bool:
+        return record.outstanding and self._pending.get(record.token) is record
 
     def _next_record(self) -> Record | None:
         if self._again:

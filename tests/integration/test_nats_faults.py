@@ -306,7 +306,8 @@ def test_promise_1_an_event_that_ends_connections(make: MakeBus) -> None:
         (bad,) = [r for r in results if not r.success]
         assert bad.aggregate_id == "bad"
         assert bad.outcome is Outcome.UNKNOWN
-        assert "maximum control line exceeded" in str(bad.error)
+        # The server's reason is often lost with the connection.
+        assert "ends connections over this event" in str(bad.error)
         assert bad.latency < 5 + SLACK
         stored_once_in_order(server, "LINES", 99)
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from collections.abc import Callable
 from typing import Any
 
 import nats.errors
@@ -11,7 +12,9 @@ import pytest
 from support.recording_sink import RecordingSink, Sent
 
 from eventbus_sync._threads import Deadline
+from eventbus_sync.backends import _nats_sender
 from eventbus_sync.backends._nats_answers import MAX_REPORTED, Answers
+from eventbus_sync.backends._nats_culprit import Culprit
 from eventbus_sync.backends._nats_gates import Gates
 from eventbus_sync.backends._nats_handover import HandOver
 from eventbus_sync.backends._nats_pending import Pending
@@ -159,34 +162,39 @@ class _NoConnection:
     reply_prefix = "_INBOX.x."
     server = "nats://nowhere:1"
 
-    def __init__(self) -> None:
-        self.lost = False
+    def __init__(self, answer: Callable[[int], object] = lambda token: None) -> None:
+        self.opened_at = time.monotonic()
+        self.lost = self.ended_by_server = False
         self.protocol_error = ""
         self.written: list[bytes] = []
+        self._answer = answer
 
     async def write(self, parts: tuple[bytes, ...]) -> None:
-        self.written.append(parts[2])
-        if parts[2] == b"poison":
+        body = parts[2]
+        self.written.append(body)
+        if body == b"poison":
             self.protocol_error = "Unknown Protocol Operation"
-        self.lost = parts[2] in {b"poison", b"crash"}
-
-    async def round_trip(self, seconds: float) -> None:
-        assert seconds > 0
+        self.lost = body in {b"poison", b"quiet poison", b"stall"}
+        self.ended_by_server = body != b"stall"
+        if not self.lost:
+            token = int(parts[0].split()[2].rpartition(b".")[2])
+            asyncio.get_running_loop().call_later(0.01, self._answer, token)
 
 
 @pytest.mark.parametrize(
-    ("bodies", "found", "written"),
+    ("bodies", "refused", "written"),
     [
-        ([b"good", b"settled", b"poison", b"later"], True, [b"good", b"poison"]),
-        ([b"good", b"crash", b"poison"], False, [b"good", b"crash"]),
-        ([b"good", b"fine"], False, [b"good", b"fine"]),
+        ([b"good", b"settled", b"poison", b"new"], [b"poison"], [b"good", b"poison"]),
+        ([b"good", b"stall", b"poison"], [], [b"good", b"stall"]),
+        ([b"good", b"quiet poison", b"new"], [], [b"good", b"quiet poison"]),
+        ([b"good", b"fine"], [], [b"good", b"fine"]),
     ],
-    ids=["found", "lost-otherwise", "all-good"],
+    ids=["culprit", "stalled", "not-yet-sure", "all-good"],
 )
-def test_looking_for_what_ends_connections(
-    sink: RecordingSink, bodies: list[bytes], found: bool, written: list[bytes]
+def test_one_by_one(
+    sink: RecordingSink, bodies: list[bytes], refused: list[bytes], written: list[bytes]
 ) -> None:
-    """One message at a time, until one ends the connection: it alone is settled."""
+    """Each alone, until one ends the connection; only what is guilty is settled."""
     pending, handover = Pending(), HandOver()
     stream = StreamCheck(NatsConfig(), sink, Readiness())
     sender = Sender(pending, Gates(pending), handover, stream, sink)
@@ -197,13 +205,72 @@ def test_looking_for_what_ends_connections(
     for one in records:
         if one.value == b"settled":
             pending.pop(one.token)
-    connection: Any = _NoConnection()
-    assert asyncio.run(sender.find_culprit(connection)) is found
+    connection: Any = _NoConnection(pending.pop)
+    asyncio.run(sender.send_one_by_one(connection, Culprit()))
     assert connection.written == written
-    refused = [one.value for one in records if sink.of(one.delivery)]
-    assert refused == ([b"poison"] if found else [])
-    left = [one.value for one in pending]
-    assert left == [body for body in bodies if body not in {b"settled", *refused}]
+    assert [one.value for one in records if sink.of(one.delivery)] == refused
+
+
+def test_one_by_one_takes_its_time_and_no_more(
+    sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it takes long, what is left goes the usual way."""
+    monkeypatch.setattr(_nats_sender, "ONE_BY_ONE_SECONDS", 0.0)
+    pending, handover = Pending(), HandOver()
+    stream = StreamCheck(NatsConfig(), sink, Readiness())
+    sender = Sender(pending, Gates(pending), handover, stream, sink)
+    pending.add(Record(message(), Sent(), 1e9))
+    sender.restart()
+    connection: Any = _NoConnection()
+    asyncio.run(sender.send_one_by_one(connection, Culprit()))
+    assert connection.written == []
+    assert not sender.idle
+
+
+def ended(culprit: Culprit, *, age: float = 0.0, **attributes: Any) -> Any:
+    """Return a connection that the server ended, after telling *culprit*."""
+    connection: Any = _NoConnection()
+    connection.opened_at -= age
+    connection.ended_by_server = True
+    for name, value in attributes.items():
+        setattr(connection, name, value)
+    culprit.ended(connection)
+    return connection
+
+
+def test_when_a_culprit_is_wanted() -> None:
+    """After two connections that the server ended soon, or at once if it says why."""
+    culprit = Culprit()
+    ended(culprit, age=100)
+    assert not culprit.wanted
+    ended(culprit)
+    assert culprit.wanted
+    # Ended by us, since nothing was acknowledged: that is nobody's fault.
+    ended(culprit, ended_by_server=False)
+    assert not culprit.wanted
+    ended(culprit)
+    assert not culprit.wanted
+    ended(culprit)
+    assert culprit.wanted
+    culprit.server_was_away()
+    assert not culprit.wanted
+    ended(culprit, age=100, protocol_error="maximum payload")
+    assert culprit.wanted
+
+
+def test_who_is_the_culprit() -> None:
+    """The event over which two connections ended, or one if the server says why."""
+    culprit = Culprit()
+    assert not culprit.is_it(1, ended(culprit, ended_by_server=False))
+    assert not culprit.is_it(1, ended(culprit))
+    assert not culprit.is_it(2, ended(culprit))
+    culprit.server_was_away()
+    assert not culprit.is_it(2, ended(culprit))
+    assert culprit.is_it(2, ended(culprit))
+    assert not culprit.wanted
+    assert not culprit.is_it(3, ended(culprit))
+    assert culprit.wanted  # the next of its kind is looked for sooner
+    assert culprit.is_it(4, ended(culprit, protocol_error="maximum payload"))
 
 
 def test_a_probe_past_its_window_makes_way(sink: RecordingSink) -> None:
