@@ -4,12 +4,12 @@ Publish domain events to Kafka or NATS JetStream from code without an event loop
 Start with ``EventBus`` (``bus.py``). The way of one event through the files::
 
     bus.py            publish_envelope: check, encode, register, hand over
-    envelope.py       what an event is, and its bytes on the wire
+    envelope/         what an event is, and its bytes on the wire
     _inflight.py      accepted but unsettled events: accept once, settle once
-    backends/         base.py is the contract; memory.py, kafka.py, nats.py keep it
+    backends/         base.py is the contract; memory.py, kafka/, nats/ keep it
     results.py        PublishResult, and the channel on which results arrive
     errors.py         every error, drawn as a tree
-    config.py         settings; config_url.py reads them from a URL or environment
+    config/           settings, also from a URL or the environment
     observe.py        stats, health, callbacks
     _runtime.py       what runs between first use and close, once per process
     _lifecycle.py     fork and exit

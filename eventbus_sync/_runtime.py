@@ -153,11 +153,11 @@ def backend_for(config: BusConfig, sink: Sink) -> Backend:
     """
     try:
         if isinstance(config, KafkaConfig):
-            from eventbus_sync.backends.kafka import KafkaBackend  # noqa: PLC0415 - lazy
+            from eventbus_sync.backends.kafka.backend import KafkaBackend  # noqa: PLC0415 - lazy
 
             return KafkaBackend(config, sink)
         if isinstance(config, NatsConfig):
-            from eventbus_sync.backends.nats import NatsBackend  # noqa: PLC0415 - lazy
+            from eventbus_sync.backends.nats.backend import NatsBackend  # noqa: PLC0415 - lazy
 
             return NatsBackend(config, sink)
         if isinstance(config, MemoryConfig):

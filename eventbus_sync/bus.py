@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from eventbus_sync import _lifecycle, config_url
+from eventbus_sync import _lifecycle
 from eventbus_sync._arguments import check_callable, check_seconds, encoded, text
 from eventbus_sync._inflight import InFlightEvent, Waiter
 from eventbus_sync._lifecycle import State
@@ -15,7 +15,9 @@ from eventbus_sync._runtime import Runtime
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.config import BusConfig, NatsConfig
-from eventbus_sync.envelope import Envelope, check_extra_headers
+from eventbus_sync.config.url import config_from_env, config_from_url
+from eventbus_sync.envelope import Envelope
+from eventbus_sync.envelope.headers import check_extra_headers
 from eventbus_sync.errors import (
     BusClosed,
     CalledFromCallback,
@@ -76,7 +78,7 @@ class EventBus(PerProcess):
         Raises:
             ConfigError: names the part that is wrong, without showing secrets.
         """
-        return cls(config_url.config_from_url(url, **settings))
+        return cls(config_from_url(url, **settings))
 
     @classmethod
     def from_env(cls, prefix: str = "EVENTBUS_") -> Self:
@@ -86,7 +88,7 @@ class EventBus(PerProcess):
         Raises:
             ConfigError: names the variable that is missing, unknown or wrong.
         """
-        return cls(config_url.config_from_env(prefix))
+        return cls(config_from_env(prefix))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state.value} {self._config!r}>"

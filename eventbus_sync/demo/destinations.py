@@ -23,7 +23,7 @@ from eventbus_sync.testing.readback import kafka_settings
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
-    from eventbus_sync.backends._nats_connection import Connection
+    from eventbus_sync.backends.nats.connection import Connection
 
 T = TypeVar("T")
 
@@ -151,7 +151,7 @@ def _on_jetstream(
     async def run() -> T:
         import nats.errors  # noqa: PLC0415 - a driver
 
-        from eventbus_sync.backends._nats_connection import Connection  # noqa: PLC0415
+        from eventbus_sync.backends.nats.connection import Connection  # noqa: PLC0415
 
         last: Exception | None = None
         for server in config.servers:

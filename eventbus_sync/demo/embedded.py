@@ -4,12 +4,12 @@ import contextlib
 
 from collections.abc import Callable, Iterator
 
-from eventbus_sync._headers import AGGREGATE_ID
 from eventbus_sync.bus import EventBus
 from eventbus_sync.config import KafkaConfig, MemoryConfig, NatsConfig
 from eventbus_sync.demo.destinations import create_topic
 from eventbus_sync.demo.faults import Fault
 from eventbus_sync.demo.plan import Target
+from eventbus_sync.envelope.headers import AGGREGATE_ID
 from eventbus_sync.testing.kafka_server import KafkaServer, find_tansu
 from eventbus_sync.testing.memory import MemoryBroker, MemoryBus
 from eventbus_sync.testing.nats_server import NatsServer, find_nats_server

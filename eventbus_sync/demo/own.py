@@ -17,7 +17,7 @@ import attrs
 
 from eventbus_sync.bus import EventBus
 from eventbus_sync.config import KafkaConfig, MemoryConfig, NatsConfig
-from eventbus_sync.config_url import config_from_url
+from eventbus_sync.config.url import config_from_url
 from eventbus_sync.demo.destinations import (
     create_topic,
     delete_stream,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
 
-from eventbus_sync._headers import AGGREGATE_ID, EVENT_ID
 from eventbus_sync._threads import Deadline
 from eventbus_sync.config import BusConfig, KafkaConfig, NatsConfig
-from eventbus_sync.config_url import config_from_url
+from eventbus_sync.config.url import config_from_url
+from eventbus_sync.envelope.headers import AGGREGATE_ID, EVENT_ID
 from eventbus_sync.errors import AuthenticationFailed, ConfigError, EventBusError
 
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
     from nats.aio.msg import Msg
 
-    from eventbus_sync.backends._nats_connection import Connection
+    from eventbus_sync.backends.nats.connection import Connection
 
 #: Seconds between two attempts at a broker that is away.
 _RETRY_AFTER = 0.2
@@ -196,7 +196,7 @@ async def _read_stream(
     import nats.errors  # noqa: PLC0415 - importing testing loads no driver
     import nats.js.errors  # noqa: PLC0415
 
-    from eventbus_sync.backends._nats_connection import Connection  # noqa: PLC0415
+    from eventbus_sync.backends.nats.connection import Connection  # noqa: PLC0415
 
     what = f"stream {order.stream!r}"
     last: Exception | None = None
@@ -349,7 +349,7 @@ def _bytes(value: str | bytes | None) -> bytes:
 
 def kafka_settings(config: KafkaConfig) -> dict[str, Any]:
     """Return how to connect, for a consumer or an admin client that keeps silent."""
-    from eventbus_sync.backends._kafka_settings import driver_settings  # noqa: PLC0415
+    from eventbus_sync.backends.kafka.settings import driver_settings  # noqa: PLC0415
 
     # librdkafka writes to standard error when nobody takes its log, and it has a word
     # to say about each setting that only a producer uses.

@@ -3,15 +3,15 @@
 from breakages.broken import Breakage
 
 
-_NATS_ACK = "eventbus_sync/backends/_nats_ack.py"
-_NATS_PENDING = "eventbus_sync/backends/_nats_pending.py"
-_NATS_SENDER = "eventbus_sync/backends/_nats_sender.py"
-_NATS_RECORD = "eventbus_sync/backends/_nats_record.py"
-_NATS_WORKERS = "eventbus_sync/backends/_nats_workers.py"
-_KAFKA = "eventbus_sync/backends/kafka.py"
-_KAFKA_CLIENT = "eventbus_sync/backends/_kafka_client.py"
-_KAFKA_SETTINGS = "eventbus_sync/backends/_kafka_settings.py"
-_ENVELOPE = "eventbus_sync/envelope.py"
+_NATS_ACK = "eventbus_sync/backends/nats/ack.py"
+_NATS_PENDING = "eventbus_sync/backends/nats/pending.py"
+_NATS_SENDER = "eventbus_sync/backends/nats/sender.py"
+_NATS_RECORD = "eventbus_sync/backends/nats/record.py"
+_NATS_WORKERS = "eventbus_sync/backends/nats/workers.py"
+_KAFKA = "eventbus_sync/backends/kafka/backend.py"
+_KAFKA_CLIENT = "eventbus_sync/backends/kafka/client.py"
+_KAFKA_SETTINGS = "eventbus_sync/backends/kafka/settings.py"
+_ENVELOPE = "eventbus_sync/envelope/envelope.py"
 
 _AGAIN_ON_NATS = "tests/integration/test_promises_nats.py::test_promise_"
 _AGAIN_ON_KAFKA = (

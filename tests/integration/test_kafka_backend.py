@@ -27,9 +27,9 @@ from support.recording_sink import Sent
 from support.rigs import unique
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends import _kafka_poller
-from eventbus_sync.backends._kafka_settings import SPARE_MESSAGES
 from eventbus_sync.backends.base import Ack
+from eventbus_sync.backends.kafka import poller as _kafka_poller
+from eventbus_sync.backends.kafka.settings import SPARE_MESSAGES
 from eventbus_sync.errors import (
     Abandoned,
     AuthenticationFailed,

@@ -14,8 +14,8 @@ from support.eventually import eventually
 from support.kafka_running import Running
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends import _kafka_poller
 from eventbus_sync.backends.base import Ack
+from eventbus_sync.backends.kafka import poller as _kafka_poller
 from eventbus_sync.errors import (
     AuthenticationFailed,
     DeliveryTimedOut,

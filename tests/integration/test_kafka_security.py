@@ -708,7 +708,7 @@ def test_a_producer_id_that_is_granted_later(
     admin: Admin, open_bus: OpenBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bus that was refused goes on asking, and publishes when the slip is mended."""
-    monkeypatch.setattr("eventbus_sync.backends._kafka_poller._REFUSED_BACKOFF", 0.3)
+    monkeypatch.setattr("eventbus_sync.backends.kafka.poller._REFUSED_BACKOFF", 0.3)
     bus = open_bus(username="carol")
     assert not bus.publish_envelope_sync(OPEN_TOPIC, event()).success
     admin.grant_idempotence("carol")

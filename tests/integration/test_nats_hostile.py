@@ -18,7 +18,7 @@ from support.jetstream import MakeBus, buses
 from support.patience import SLACK
 
 from eventbus_sync import EventBus, Outcome
-from eventbus_sync.backends._nats_dialer import discovered
+from eventbus_sync.backends.nats.dialer import discovered
 from eventbus_sync.errors import (
     AuthenticationFailed,
     BackendFailed,

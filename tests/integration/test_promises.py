@@ -19,7 +19,7 @@ from support.processes import run_script
 from support.rigs import KafkaRig
 
 from eventbus_sync import Outcome
-from eventbus_sync.backends.kafka import KafkaBackend
+from eventbus_sync.backends.kafka.backend import KafkaBackend
 from eventbus_sync.errors import DestinationNotFound
 from eventbus_sync.testing import KafkaServer, MockKafkaCluster
 

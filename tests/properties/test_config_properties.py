@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
-from eventbus_sync.config_url import config_from_env, config_from_url
+from eventbus_sync.config.url import config_from_env, config_from_url
 from eventbus_sync.errors import ConfigError
 
 

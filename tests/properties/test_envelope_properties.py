@@ -22,7 +22,8 @@ from support.strategies import (
     versions,
 )
 
-from eventbus_sync.envelope import Envelope, check_extra_headers, check_header_values
+from eventbus_sync.envelope import Envelope
+from eventbus_sync.envelope.headers import check_extra_headers, check_header_values
 from eventbus_sync.errors import EnvelopeError
 
 

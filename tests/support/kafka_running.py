@@ -8,7 +8,7 @@ from support.rigs import unique
 
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import Ack, OutgoingMessage
-from eventbus_sync.backends.kafka import KafkaBackend
+from eventbus_sync.backends.kafka.backend import KafkaBackend
 from eventbus_sync.config import KafkaConfig
 from eventbus_sync.errors import PublishError
 

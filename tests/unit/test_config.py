@@ -16,8 +16,8 @@ import pytest
 
 from support.configs import kafka, refusal
 
-from eventbus_sync import _settings
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
+from eventbus_sync.config import fields as _settings
 from eventbus_sync.errors import ConfigError
 
 
@@ -208,9 +208,9 @@ def test_import_is_light() -> None:
         "import sys, types\n"
         "before = set(sys.modules)\n"
         "package = types.ModuleType('eventbus_sync')\n"
-        f"package.__path__ = [{str(Path(_settings.__file__).parent)!r}]\n"
+        f"package.__path__ = [{str(Path(_settings.__file__).parents[1])!r}]\n"
         "sys.modules['eventbus_sync'] = package\n"
-        "import eventbus_sync.config, eventbus_sync.config_url, eventbus_sync.envelope\n"
+        "import eventbus_sync.config, eventbus_sync.config.url, eventbus_sync.envelope\n"
         "heavy = {'asyncio', 'nats', 'confluent_kafka', 'ssl', 'socket'}\n"
         "sys.exit(', '.join(heavy & (set(sys.modules) - before)) or 0)\n"
     )

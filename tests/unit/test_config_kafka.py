@@ -7,8 +7,8 @@ import pytest
 
 from support.configs import kafka, refusal
 
-from eventbus_sync import _extra
 from eventbus_sync.config import KafkaConfig
+from eventbus_sync.config import extra as _extra
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from support.configs import refusal
 
-from eventbus_sync import _extra
 from eventbus_sync.config import NatsConfig
+from eventbus_sync.config import extra as _extra
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from eventbus_sync.config import KafkaConfig, MemoryConfig, NatsConfig
-from eventbus_sync.config_url import config_from_env, config_from_url
+from eventbus_sync.config.url import config_from_env, config_from_url
 from eventbus_sync.errors import ConfigError
 
 

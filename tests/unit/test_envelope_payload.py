@@ -13,8 +13,8 @@ import pytest
 
 from support.envelopes import envelope, refusal
 
-from eventbus_sync import _payload
 from eventbus_sync.envelope import Envelope
+from eventbus_sync.envelope import payload as _payload
 from eventbus_sync.errors import EnvelopeError
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from eventbus_sync import _event_id
 from eventbus_sync.envelope import Envelope
+from eventbus_sync.envelope import event_id as _event_id
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

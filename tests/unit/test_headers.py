@@ -6,7 +6,7 @@ import pytest
 
 from support.envelopes import envelope
 
-from eventbus_sync.envelope import check_extra_headers, check_header_values
+from eventbus_sync.envelope.headers import check_extra_headers, check_header_values
 from eventbus_sync.errors import EnvelopeError
 
 

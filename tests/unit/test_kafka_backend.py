@@ -15,9 +15,11 @@ from support.patience import SLACK
 from support.recording_sink import RecordingSink, Sent
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends import _kafka_client, _kafka_poller, kafka
 from eventbus_sync.backends.base import Ack, OutgoingMessage
-from eventbus_sync.backends.kafka import KafkaBackend
+from eventbus_sync.backends.kafka import backend as kafka
+from eventbus_sync.backends.kafka import client as _kafka_client
+from eventbus_sync.backends.kafka import poller as _kafka_poller
+from eventbus_sync.backends.kafka.backend import KafkaBackend
 from eventbus_sync.config import KafkaConfig
 from eventbus_sync.errors import (
     BackendBusy,

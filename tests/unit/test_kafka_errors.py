@@ -4,7 +4,7 @@ import pytest
 
 from confluent_kafka import KafkaError, KafkaException
 
-from eventbus_sync.backends._kafka_errors import (
+from eventbus_sync.backends.kafka.errors import (
     KINDS,
     LASTING,
     PURGED,

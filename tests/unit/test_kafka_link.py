@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import KafkaError
 from support.recording_sink import RecordingSink
 
-from eventbus_sync.backends._kafka_link import Link
+from eventbus_sync.backends.kafka.link import Link
 from eventbus_sync.errors import AuthenticationFailed, BrokerUnreachable
 
 
@@ -202,7 +202,7 @@ def test_a_trouble_of_every_attempt_is_told_now_and_then(
     link: Link, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In between it is for debugging only."""
-    monkeypatch.setattr("eventbus_sync.backends._kafka_link._MAX_LOGGED", 2)
+    monkeypatch.setattr("eventbus_sync.backends.kafka.link._MAX_LOGGED", 2)
     for text in ("a (after 1ms)", "a (after 2ms)", "b", "c", "a (after 1ms)"):
         link.log(logging.ERROR, "FAIL", text)
     levels = [level for level, _ in sink.logs]

@@ -8,7 +8,7 @@ import pytest
 
 from confluent_kafka import Producer
 
-from eventbus_sync.backends._kafka_settings import (
+from eventbus_sync.backends.kafka.settings import (
     SPARE_MESSAGES,
     driver_settings,
     secrets_of,

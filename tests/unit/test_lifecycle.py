@@ -290,7 +290,7 @@ def test_drivers_are_found_by_the_kind_of_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A missing driver and a foreign configuration are errors that say what to do."""
-    monkeypatch.setitem(sys.modules, "eventbus_sync.backends.kafka", None)
+    monkeypatch.setitem(sys.modules, "eventbus_sync.backends.kafka.backend", None)
     bus = EventBus(KafkaConfig(bootstrap_servers="127.0.0.1:1"))
     with pytest.raises(ConfigError, match="pip install"):
         bus.publish_envelope("orders", event())

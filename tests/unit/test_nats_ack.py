@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventbus_sync.backends._nats_ack import read_ack
 from eventbus_sync.backends.base import Ack
+from eventbus_sync.backends.nats.ack import read_ack
 from eventbus_sync.errors import (
     BrokerFull,
     PublishError,

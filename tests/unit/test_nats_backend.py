@@ -16,12 +16,12 @@ from support.patience import SLACK
 from support.recording_sink import RecordingSink, Sent
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends import nats as nats_backend
-from eventbus_sync.backends._nats_handover import HandOver
-from eventbus_sync.backends._nats_record import Record
-from eventbus_sync.backends._nats_workers import AckWorkers, end_pool, started_pool
 from eventbus_sync.backends.base import Ack, OutgoingMessage
-from eventbus_sync.backends.nats import MAX_KNOWN_TOPICS, MAX_PLAIN, NatsBackend
+from eventbus_sync.backends.nats import backend as nats_backend
+from eventbus_sync.backends.nats.backend import MAX_KNOWN_TOPICS, MAX_PLAIN, NatsBackend
+from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.workers import AckWorkers, end_pool, started_pool
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import (
     Abandoned,

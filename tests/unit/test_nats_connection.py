@@ -12,10 +12,10 @@ from support.eventually import eventually
 from support.fake_nats import FakeNats
 from support.recording_sink import RecordingSink
 
-from eventbus_sync.backends._nats_connection import Connection
-from eventbus_sync.backends._nats_login import connect_options
-from eventbus_sync.backends._nats_stream import covers
-from eventbus_sync.backends.nats import NatsBackend
+from eventbus_sync.backends.nats.backend import NatsBackend
+from eventbus_sync.backends.nats.connection import Connection
+from eventbus_sync.backends.nats.login import connect_options
+from eventbus_sync.backends.nats.stream import covers
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import (
     BrokerUnreachable,

@@ -11,7 +11,7 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from eventbus_sync.backends._nats_errors import (
+from eventbus_sync.backends.nats.errors import (
     CONNECTION,
     DRIVER_ERRORS,
     INBOX,

@@ -12,18 +12,18 @@ import pytest
 from support.recording_sink import RecordingSink, Sent
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends import _nats_sender
-from eventbus_sync.backends._nats_answers import MAX_REPORTED, Answers
-from eventbus_sync.backends._nats_culprit import Culprit
-from eventbus_sync.backends._nats_gates import Gates
-from eventbus_sync.backends._nats_handover import HandOver
-from eventbus_sync.backends._nats_pending import Pending
-from eventbus_sync.backends._nats_readiness import Readiness
-from eventbus_sync.backends._nats_record import Record
-from eventbus_sync.backends._nats_sender import Sender
-from eventbus_sync.backends._nats_stream import StreamCheck
-from eventbus_sync.backends._nats_watch import IDLE_TICK, TICK, Watch
 from eventbus_sync.backends.base import OutgoingMessage
+from eventbus_sync.backends.nats import sender as _nats_sender
+from eventbus_sync.backends.nats.answers import MAX_REPORTED, Answers
+from eventbus_sync.backends.nats.culprit import Culprit
+from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.pending import Pending
+from eventbus_sync.backends.nats.readiness import Readiness
+from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.sender import Sender
+from eventbus_sync.backends.nats.stream import StreamCheck
+from eventbus_sync.backends.nats.watch import IDLE_TICK, TICK, Watch
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import (
     AuthenticationFailed,

@@ -9,10 +9,10 @@ import pytest
 
 from support.recording_sink import Sent
 
-from eventbus_sync.backends._nats_gates import PROBE_MAX, PROBES_AT_ONCE, Gates
-from eventbus_sync.backends._nats_pending import Pending
-from eventbus_sync.backends._nats_record import Record, plain_message
 from eventbus_sync.backends.base import OutgoingMessage
+from eventbus_sync.backends.nats.gates import PROBE_MAX, PROBES_AT_ONCE, Gates
+from eventbus_sync.backends.nats.pending import Pending
+from eventbus_sync.backends.nats.record import Record, plain_message
 from eventbus_sync.errors import (
     Abandoned,
     BrokerFull,

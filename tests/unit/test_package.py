@@ -27,7 +27,7 @@ from eventbus_sync import (
     PublishResult,
     PublishResultChannel,
 )
-from eventbus_sync._payload import MISSING
+from eventbus_sync.envelope.payload import MISSING
 
 
 ROOT: Final = Path(__file__).parents[2]

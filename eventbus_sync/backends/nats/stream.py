@@ -11,8 +11,8 @@ import nats.js.errors
 
 from nats.js.api import StorageType, StreamConfig
 
-from eventbus_sync.backends._nats_connection import Connection
 from eventbus_sync.backends.base import Sink
+from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import BrokerUnreachable, EventBusError, StreamInvalid
 

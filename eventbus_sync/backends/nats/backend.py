@@ -1,11 +1,11 @@
 """
 The NATS JetStream back end: one loop thread, a fixed crew of ack workers.
 
-The way of an event: ``send`` appends a record to the hand-over (``_nats_handover``) and
-wakes the loop; ``_nats_pump`` writes it to a connection (``_nats_connection``) under its
-token. The way back: the connection gets the answer, ``_nats_answers`` finds its record
-and collects a chunk, and an ack worker (``_nats_workers``) parses the chunk
-(``_nats_ack``) and settles it.
+The way of an event: ``send`` appends a record to the hand-over (``handover.py``) and
+wakes the loop; ``pump.py`` writes it to a connection (``connection.py``) under its
+token. The way back: the connection gets the answer, ``answers.py`` finds its record
+and collects a chunk, and an ack worker (``workers.py``) parses the chunk
+(``ack.py``) and settles it.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from eventbus_sync._headers import check_header_values
 from eventbus_sync._threads import Deadline, spawn
-from eventbus_sync.backends._nats_handover import HandOver
-from eventbus_sync.backends._nats_login import tls_context
-from eventbus_sync.backends._nats_pump import Pump
-from eventbus_sync.backends._nats_readiness import Readiness
-from eventbus_sync.backends._nats_record import Record
-from eventbus_sync.backends._nats_workers import AckWorkers, end_pool, started_pool
 from eventbus_sync.backends.base import Delivery, OutgoingMessage, Sink
+from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.login import tls_context
+from eventbus_sync.backends.nats.pump import Pump
+from eventbus_sync.backends.nats.readiness import Readiness
+from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.workers import AckWorkers, end_pool, started_pool
 from eventbus_sync.config import NatsConfig
+from eventbus_sync.envelope.headers import check_header_values
 from eventbus_sync.errors import BackendBusy, BusClosed, ConfigError, EnvelopeError
 
 

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends._nats_ack import read_ack
-from eventbus_sync.backends._nats_answers import Answered
 from eventbus_sync.backends.base import Ack, Settlement, Sink
+from eventbus_sync.backends.nats.ack import read_ack
+from eventbus_sync.backends.nats.answers import Answered
 
 
 def started_pool(size: int, name: str) -> ThreadPoolExecutor:

@@ -11,11 +11,15 @@ from typing import Literal
 
 import attrs
 
-from eventbus_sync import _extra, _kafka_settings, _nats_settings, _servers, _settings
-from eventbus_sync._settings import as_dict, as_path, hidden, hidden_values
+from eventbus_sync.config import extra as _extra
+from eventbus_sync.config import fields as _fields
+from eventbus_sync.config import kafka as _kafka
+from eventbus_sync.config import nats as _nats
+from eventbus_sync.config import servers as _servers
+from eventbus_sync.config.fields import as_dict, as_path, hidden, hidden_values
 
 
-@_settings.by_name
+@_fields.by_name
 @attrs.frozen(kw_only=True)
 class BusConfig:
     """
@@ -39,33 +43,31 @@ class BusConfig:
         ConfigError: a setting is unknown, missing or wrong; it says which and why.
     """
 
-    name: str = attrs.field(default="eventbus", validator=_settings.text)
+    name: str = attrs.field(default="eventbus", validator=_fields.text)
     delivery_timeout: float = attrs.field(
-        default=30.0, validator=_settings.seconds(zero=False)
+        default=30.0, validator=_fields.seconds(zero=False)
     )
     publish_timeout: float = attrs.field(
-        default=1.0, validator=_settings.seconds(zero=True)
+        default=1.0, validator=_fields.seconds(zero=True)
     )
-    max_in_flight: int = attrs.field(default=100_000, validator=_settings.whole(1))
+    max_in_flight: int = attrs.field(default=100_000, validator=_fields.whole(1))
     max_in_flight_bytes: int = attrs.field(
-        default=256 * 1024 * 1024, validator=_settings.whole(1, 2**40)
+        default=256 * 1024 * 1024, validator=_fields.whole(1, 2**40)
     )
     max_message_bytes: int = attrs.field(
-        default=1_000_000, validator=_settings.whole(1, 1_000_000_000)
+        default=1_000_000, validator=_fields.whole(1, 1_000_000_000)
     )
-    result_capacity: int = attrs.field(default=100_000, validator=_settings.whole(1))
+    result_capacity: int = attrs.field(default=100_000, validator=_fields.whole(1))
     overflow: Literal["drop", "reserve"] = attrs.field(
-        default="drop", validator=_settings.choice("drop", "reserve")
+        default="drop", validator=_fields.choice("drop", "reserve")
     )
     close_timeout: float = attrs.field(
-        default=10.0, validator=_settings.seconds(zero=True)
+        default=10.0, validator=_fields.seconds(zero=True)
     )
-    exit_timeout: float = attrs.field(
-        default=5.0, validator=_settings.seconds(zero=True)
-    )
+    exit_timeout: float = attrs.field(default=5.0, validator=_fields.seconds(zero=True))
 
 
-@_settings.by_name
+@_fields.by_name
 @attrs.frozen(kw_only=True)
 class MemoryConfig(BusConfig):
     """
@@ -75,10 +77,10 @@ class MemoryConfig(BusConfig):
         latency: how long the broker takes to acknowledge an event.
     """
 
-    latency: float = attrs.field(default=0.0, validator=_settings.seconds(zero=True))
+    latency: float = attrs.field(default=0.0, validator=_fields.seconds(zero=True))
 
 
-@_settings.by_name
+@_fields.by_name
 @attrs.frozen(kw_only=True)
 class KafkaConfig(BusConfig):
     """
@@ -108,58 +110,58 @@ class KafkaConfig(BusConfig):
     """
 
     bootstrap_servers: str = attrs.field(converter=_servers.kafka)
-    client_id: str | None = attrs.field(default=None, validator=_settings.text)
+    client_id: str | None = attrs.field(default=None, validator=_fields.text)
     linger: float = attrs.field(
         default=0.005,
-        validator=_settings.seconds(zero=True, most=_kafka_settings.MAX_LINGER),
+        validator=_fields.seconds(zero=True, most=_kafka.MAX_LINGER),
     )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = attrs.field(
         default="none",
-        validator=_settings.choice("none", "gzip", "snappy", "lz4", "zstd"),
+        validator=_fields.choice("none", "gzip", "snappy", "lz4", "zstd"),
     )
-    idempotence: bool = attrs.field(default=True, validator=_settings.flag)
-    tls: bool = attrs.field(default=False, validator=_settings.flag)
+    idempotence: bool = attrs.field(default=True, validator=_fields.flag)
+    tls: bool = attrs.field(default=False, validator=_fields.flag)
     tls_ca: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
     tls_cert: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
     tls_key: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
     tls_key_password: str | None = attrs.field(
-        default=None, validator=_settings.secret, repr=hidden
+        default=None, validator=_fields.secret, repr=hidden
     )
-    tls_verify_hostname: bool = attrs.field(default=True, validator=_settings.flag)
+    tls_verify_hostname: bool = attrs.field(default=True, validator=_fields.flag)
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = (
         attrs.field(
             default=None,
-            validator=_settings.choice(None, "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+            validator=_fields.choice(None, "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
         )
     )
-    username: str | None = attrs.field(default=None, validator=_settings.text)
+    username: str | None = attrs.field(default=None, validator=_fields.text)
     password: str | None = attrs.field(
-        default=None, validator=_settings.secret, repr=hidden
+        default=None, validator=_fields.secret, repr=hidden
     )
     extra: Mapping[str, object] = attrs.field(
         factory=dict,
         converter=as_dict,
-        validator=_settings.driver_settings(_extra.kafka),
+        validator=_fields.driver_settings(_extra.kafka),
         repr=hidden_values,
         hash=False,
     )
 
     def __attrs_post_init__(self) -> None:
-        _kafka_settings.check(self)
+        _kafka.check(self)
 
     @property
     def security_protocol(self) -> str:
         """What librdkafka calls the combination of TLS and login asked for."""
-        return _kafka_settings.security_protocol(self)
+        return _kafka.security_protocol(self)
 
 
-@_settings.by_name
+@_fields.by_name
 @attrs.frozen(kw_only=True)
 class NatsConfig(BusConfig):
     """
@@ -209,82 +211,82 @@ class NatsConfig(BusConfig):
     servers: tuple[str, ...] = attrs.field(
         default="nats://localhost:4222", converter=_servers.listed
     )
-    stream: str | None = attrs.field(default=None, validator=_nats_settings.name)
+    stream: str | None = attrs.field(default=None, validator=_nats.name)
     subjects: tuple[str, ...] | None = attrs.field(
         default=None,
-        converter=_nats_settings.as_subjects,
-        validator=_nats_settings.subjects,
+        converter=_nats.as_subjects,
+        validator=_nats.subjects,
     )
     ensure_stream: Literal["create", "validate", "skip"] = attrs.field(
-        default="create", validator=_settings.choice("create", "validate", "skip")
+        default="create", validator=_fields.choice("create", "validate", "skip")
     )
     storage: Literal["file", "memory"] = attrs.field(
-        default="file", validator=_settings.choice("file", "memory")
+        default="file", validator=_fields.choice("file", "memory")
     )
-    replicas: int = attrs.field(default=1, validator=_settings.whole(1, 5))
+    replicas: int = attrs.field(default=1, validator=_fields.whole(1, 5))
     duplicate_window: float = attrs.field(
-        default=attrs.Factory(_nats_settings.default_window, takes_self=True),
-        validator=_settings.seconds(zero=False),
+        default=attrs.Factory(_nats.default_window, takes_self=True),
+        validator=_fields.seconds(zero=False),
     )
-    jetstream: bool = attrs.field(default=True, validator=_settings.flag)
-    js_domain: str | None = attrs.field(default=None, validator=_nats_settings.name)
+    jetstream: bool = attrs.field(default=True, validator=_fields.flag)
+    js_domain: str | None = attrs.field(default=None, validator=_nats.name)
     ack_wait: float = attrs.field(
-        default=attrs.Factory(_nats_settings.default_ack_wait, takes_self=True),
-        validator=_settings.seconds(zero=False),
+        default=attrs.Factory(_nats.default_ack_wait, takes_self=True),
+        validator=_fields.seconds(zero=False),
     )
     ack_workers: int | None = attrs.field(
-        default=None, validator=_settings.whole(1, 1000)
+        default=None, validator=_fields.whole(1, 1000)
     )
     connect_timeout: float = attrs.field(
-        default=2.0, validator=_settings.seconds(zero=False)
+        default=2.0, validator=_fields.seconds(zero=False)
     )
     ping_interval: float = attrs.field(
-        default=10.0, validator=_settings.seconds(zero=False)
+        default=10.0, validator=_fields.seconds(zero=False)
     )
     reconnect_wait: float = attrs.field(
-        default=0.1, validator=_settings.seconds(zero=False)
+        default=0.1, validator=_fields.seconds(zero=False)
     )
     max_reconnect_wait: float = attrs.field(
-        default=attrs.Factory(_nats_settings.default_max_wait, takes_self=True),
-        validator=_settings.seconds(zero=False),
+        default=attrs.Factory(_nats.default_max_wait, takes_self=True),
+        validator=_fields.seconds(zero=False),
     )
     user: str | Callable[[], str] | None = attrs.field(
-        default=None, validator=_nats_settings.credential
+        default=None, validator=_nats.credential
     )
     password: str | Callable[[], str] | None = attrs.field(
-        default=None, validator=_nats_settings.credential, repr=hidden
+        default=None, validator=_nats.credential, repr=hidden
     )
     token: str | Callable[[], str] | None = attrs.field(
-        default=None, validator=_nats_settings.credential, repr=hidden
+        default=None, validator=_nats.credential, repr=hidden
     )
     nkey_seed: str | None = attrs.field(
-        default=None, validator=_settings.secret, repr=hidden
+        default=None, validator=_fields.secret, repr=hidden
     )
     nkey_seed_file: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
     creds_file: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
-    tls: bool = attrs.field(default=False, validator=_settings.flag)
+    tls: bool = attrs.field(default=False, validator=_fields.flag)
     tls_ca: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
     tls_cert: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
     tls_key: str | None = attrs.field(
-        default=None, converter=as_path, validator=_settings.file
+        default=None, converter=as_path, validator=_fields.file
     )
-    tls_hostname: str | None = attrs.field(default=None, validator=_settings.text)
-    inbox_prefix: str = attrs.field(default="_INBOX", validator=_nats_settings.prefix)
+    tls_hostname: str | None = attrs.field(default=None, validator=_fields.text)
+    inbox_prefix: str = attrs.field(default="_INBOX", validator=_nats.prefix)
     extra: Mapping[str, object] = attrs.field(
         factory=dict,
         converter=as_dict,
-        validator=_settings.driver_settings(_extra.nats),
+        validator=_fields.driver_settings(_extra.nats),
         repr=hidden_values,
         hash=False,
     )
 
     def __attrs_post_init__(self) -> None:
-        _nats_settings.settle(self)
+        _nats.settle(self)

@@ -5,7 +5,7 @@ import re
 
 from typing import Final
 
-from eventbus_sync import _wire
+from eventbus_sync.envelope import wire as _wire
 from eventbus_sync.errors import EnvelopeError
 
 

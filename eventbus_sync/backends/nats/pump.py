@@ -11,18 +11,18 @@ import time
 
 from collections.abc import Callable
 
-from eventbus_sync.backends._nats_answers import Answered, Answers
-from eventbus_sync.backends._nats_connection import Connection
-from eventbus_sync.backends._nats_culprit import Culprit
-from eventbus_sync.backends._nats_dialer import Dialer
-from eventbus_sync.backends._nats_gates import Gates
-from eventbus_sync.backends._nats_handover import HandOver
-from eventbus_sync.backends._nats_pending import Pending
-from eventbus_sync.backends._nats_readiness import Readiness
-from eventbus_sync.backends._nats_sender import Sender
-from eventbus_sync.backends._nats_stream import StreamCheck
-from eventbus_sync.backends._nats_watch import Watch, failure
 from eventbus_sync.backends.base import Settlement, Sink
+from eventbus_sync.backends.nats.answers import Answered, Answers
+from eventbus_sync.backends.nats.connection import Connection
+from eventbus_sync.backends.nats.culprit import Culprit
+from eventbus_sync.backends.nats.dialer import Dialer
+from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.pending import Pending
+from eventbus_sync.backends.nats.readiness import Readiness
+from eventbus_sync.backends.nats.sender import Sender
+from eventbus_sync.backends.nats.stream import StreamCheck
+from eventbus_sync.backends.nats.watch import Watch, failure
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import ConnectionLost, EventBusError
 

@@ -9,7 +9,7 @@ import time
 
 from collections.abc import Callable
 
-from eventbus_sync.backends._nats_connection import Connection, Listener
+from eventbus_sync.backends.nats.connection import Connection, Listener
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import AuthenticationFailed, ConfigError, EventBusError
 

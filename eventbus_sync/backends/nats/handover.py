@@ -7,8 +7,8 @@ import contextlib
 
 from collections import deque
 
-from eventbus_sync.backends._nats_record import Record
 from eventbus_sync.backends.base import OutgoingMessage
+from eventbus_sync.backends.nats.record import Record
 from eventbus_sync.errors import BusClosed
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends._kafka_client import Client
-from eventbus_sync.backends._kafka_link import Link
-from eventbus_sync.backends._kafka_slot import Slot
 from eventbus_sync.backends.base import Sink
+from eventbus_sync.backends.kafka.client import Client
+from eventbus_sync.backends.kafka.link import Link
+from eventbus_sync.backends.kafka.slot import Slot
 from eventbus_sync.errors import (
     BackendFailed,
     ConfigError,

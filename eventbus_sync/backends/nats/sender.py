@@ -8,14 +8,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from eventbus_sync.backends._nats_connection import Connection
-from eventbus_sync.backends._nats_culprit import Culprit
-from eventbus_sync.backends._nats_gates import Gates
-from eventbus_sync.backends._nats_handover import HandOver
-from eventbus_sync.backends._nats_pending import Pending
-from eventbus_sync.backends._nats_record import Record, plain_message
-from eventbus_sync.backends._nats_stream import WINDOW_MARGIN, StreamCheck
 from eventbus_sync.backends.base import Sink
+from eventbus_sync.backends.nats.connection import Connection
+from eventbus_sync.backends.nats.culprit import Culprit
+from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.pending import Pending
+from eventbus_sync.backends.nats.record import Record, plain_message
+from eventbus_sync.backends.nats.stream import WINDOW_MARGIN, StreamCheck
 from eventbus_sync.errors import MessageRefused, PublishError
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import attrs
 
-from eventbus_sync import _servers
-from eventbus_sync._settings import check_tls, secret, shown
+from eventbus_sync.config import servers as _servers
+from eventbus_sync.config.fields import check_tls, secret, shown
 from eventbus_sync.errors import ConfigError
 
 

@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from eventbus_sync.backends._nats_gates import Gates
-from eventbus_sync.backends._nats_pending import Pending
-from eventbus_sync.backends._nats_record import Record
 from eventbus_sync.backends.base import Settlement, Sink
+from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.pending import Pending
+from eventbus_sync.backends.nats.record import Record
 from eventbus_sync.errors import NotAuthorized
 
 

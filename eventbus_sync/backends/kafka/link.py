@@ -8,8 +8,8 @@ import time
 
 from confluent_kafka import KafkaError, KafkaException
 
-from eventbus_sync.backends._kafka_errors import LOGIN_REFUSED
 from eventbus_sync.backends.base import Sink
+from eventbus_sync.backends.kafka.errors import LOGIN_REFUSED
 from eventbus_sync.errors import (
     AuthenticationFailed,
     BrokerUnreachable,

@@ -10,10 +10,13 @@ from typing import Any, Final, Self
 
 import attrs
 
-from eventbus_sync import _fields, _headers, _timestamp, _wire
-from eventbus_sync._event_id import nonce
-from eventbus_sync._headers import check_extra_headers, check_header_values
-from eventbus_sync._payload import MISSING, JsonDefault, from_json, to_json
+from eventbus_sync.envelope import fields as _fields
+from eventbus_sync.envelope import headers as _headers
+from eventbus_sync.envelope import timestamp as _timestamp
+from eventbus_sync.envelope import wire as _wire
+from eventbus_sync.envelope.event_id import nonce
+from eventbus_sync.envelope.headers import check_extra_headers, check_header_values
+from eventbus_sync.envelope.payload import MISSING, JsonDefault, from_json, to_json
 
 
 __all__ = ["Envelope", "JsonDefault", "check_extra_headers", "check_header_values"]

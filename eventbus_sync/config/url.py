@@ -26,9 +26,9 @@ from typing import Any, Final
 
 import attrs
 
-from eventbus_sync import _servers
-from eventbus_sync._settings import nearest, shown
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
+from eventbus_sync.config import servers as _servers
+from eventbus_sync.config.fields import nearest, shown
 from eventbus_sync.errors import ConfigError
 
 

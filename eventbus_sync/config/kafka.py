@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from eventbus_sync._settings import check_tls
+from eventbus_sync.config.fields import check_tls
 from eventbus_sync.errors import ConfigError
 
 

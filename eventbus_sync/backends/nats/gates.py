@@ -11,8 +11,8 @@ import time
 
 from collections.abc import Iterator
 
-from eventbus_sync.backends._nats_pending import Pending
-from eventbus_sync.backends._nats_record import Record
+from eventbus_sync.backends.nats.pending import Pending
+from eventbus_sync.backends.nats.record import Record
 
 
 #: Seconds to the first and at most between later probes of a subject.

@@ -11,7 +11,7 @@ import time
 
 from typing import Final
 
-from eventbus_sync.backends._nats_connection import Connection
+from eventbus_sync.backends.nats.connection import Connection
 
 
 #: A connection that was up for longer did not end over what was sent again on it.

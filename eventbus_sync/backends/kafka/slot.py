@@ -3,7 +3,7 @@
 import threading
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends._kafka_client import Client
+from eventbus_sync.backends.kafka.client import Client
 from eventbus_sync.errors import BackendBusy, BusClosed, ConfigError, PublishError
 
 

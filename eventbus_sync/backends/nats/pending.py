@@ -8,7 +8,7 @@ which they go out again after a reconnect. All of it lives on the loop thread.
 from collections import Counter
 from collections.abc import Iterator
 
-from eventbus_sync.backends._nats_record import Record
+from eventbus_sync.backends.nats.record import Record
 
 
 class Pending:

@@ -12,7 +12,12 @@ from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
-from eventbus_sync._json import BAD_JSON, MAX_DEPTH, check_depth, check_value
+from eventbus_sync.envelope.json_text import (
+    BAD_JSON,
+    MAX_DEPTH,
+    check_depth,
+    check_value,
+)
 from eventbus_sync.errors import EnvelopeError
 
 

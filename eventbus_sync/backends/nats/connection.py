@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import nats.errors
 
-from eventbus_sync.backends._nats_client import OneClient
-from eventbus_sync.backends._nats_errors import (
+from eventbus_sync.backends.nats.client import OneClient
+from eventbus_sync.backends.nats.errors import (
     INBOX,
     PROTOCOL,
     PUBLISH,
@@ -25,7 +25,7 @@ from eventbus_sync.backends._nats_errors import (
     inbox_denied,
     sort_error_text,
 )
-from eventbus_sync.backends._nats_login import connect_options
+from eventbus_sync.backends.nats.login import connect_options
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import ConnectionLost, EventBusError
 

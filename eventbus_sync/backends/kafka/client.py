@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from eventbus_sync.backends._kafka_errors import (
+from eventbus_sync.backends.base import Ack, Delivery, Settlement, Sink
+from eventbus_sync.backends.kafka.errors import (
     LASTING,
     PRODUCER_ID_REFUSED,
     PURGED,
@@ -19,8 +20,7 @@ from eventbus_sync.backends._kafka_errors import (
     producer_lost,
     publish_error,
 )
-from eventbus_sync.backends._kafka_link import Link
-from eventbus_sync.backends.base import Ack, Delivery, Settlement, Sink
+from eventbus_sync.backends.kafka.link import Link
 from eventbus_sync.errors import PublishError, PublishRejected
 
 

@@ -10,12 +10,12 @@ The Kafka back end: ``produce()`` on the caller's thread, everything else on one
 
 ==========================  ==========================================================
 this file                   the publishers' side, ``check`` and ``close``
-``_kafka_poller.py``        the poll thread: makes, serves, replaces and ends producers
-``_kafka_client.py``        one producer, and what its delivery reports mean
-``_kafka_slot.py``          where publishers find the producer of the moment
-``_kafka_link.py``          what is known of the connection
-``_kafka_settings.py``      configuration in librdkafka's words
-``_kafka_errors.py``        Kafka's errors in our words
+``poller.py``        the poll thread: makes, serves, replaces and ends producers
+``client.py``        one producer, and what its delivery reports mean
+``slot.py``          where publishers find the producer of the moment
+``link.py``          what is known of the connection
+``settings.py``      configuration in librdkafka's words
+``errors.py``        Kafka's errors in our words
 ==========================  ==========================================================
 """
 
@@ -29,13 +29,13 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from eventbus_sync._threads import Deadline, spawn
-from eventbus_sync.backends._kafka_client import Client, Report
-from eventbus_sync.backends._kafka_errors import refusal
-from eventbus_sync.backends._kafka_link import Link
-from eventbus_sync.backends._kafka_poller import Poller
-from eventbus_sync.backends._kafka_settings import driver_settings, secrets_of
-from eventbus_sync.backends._kafka_slot import Slot
 from eventbus_sync.backends.base import Delivery, OutgoingMessage, Sink
+from eventbus_sync.backends.kafka.client import Client, Report
+from eventbus_sync.backends.kafka.errors import refusal
+from eventbus_sync.backends.kafka.link import Link
+from eventbus_sync.backends.kafka.poller import Poller
+from eventbus_sync.backends.kafka.settings import driver_settings, secrets_of
+from eventbus_sync.backends.kafka.slot import Slot
 from eventbus_sync.config import KafkaConfig
 from eventbus_sync.errors import (
     AuthenticationFailed,

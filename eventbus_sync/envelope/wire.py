@@ -4,9 +4,9 @@ import re
 
 from typing import Any, Final
 
-from eventbus_sync import _timestamp
-from eventbus_sync._json import BAD_JSON, members
-from eventbus_sync._payload import MISSING, CheckedJson
+from eventbus_sync.envelope import timestamp as _timestamp
+from eventbus_sync.envelope.json_text import BAD_JSON, members
+from eventbus_sync.envelope.payload import MISSING, CheckedJson
 from eventbus_sync.errors import EnvelopeError
 
 

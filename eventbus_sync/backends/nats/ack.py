@@ -4,8 +4,8 @@ Reading a JetStream acknowledgement. Pure: bytes in, verdict out, never an excep
 
 import json
 
-from eventbus_sync.backends._nats_errors import jetstream_refusal
 from eventbus_sync.backends.base import Ack
+from eventbus_sync.backends.nats.errors import jetstream_refusal
 from eventbus_sync.errors import PublishError, PublishUnknown
 
 
