@@ -39,9 +39,19 @@ a result. A driver's own exception is always the ``__cause__``, never the error 
 """
 
 import queue
+import re
 import sys
 
 from typing import ClassVar
+
+
+def _default_message(kind: type[BaseException]) -> str:
+    """Return what an error says that was given no message."""
+    if kind.__doc__:
+        # Its first line, so that neither can rot.
+        return kind.__doc__.strip().split("\n")[0]
+    # python -OO leaves docstrings out; names of errors say what happened.
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
 
 
 class EventBusError(Exception):
@@ -69,8 +79,7 @@ class EventBusError(Exception):
         code: str | None = None,
         retriable: bool | None = None,
     ) -> None:
-        # The docstring's first line is the default message, so neither can rot.
-        super().__init__(message or (type(self).__doc__ or "").strip().split("\n")[0])
+        super().__init__(message or _default_message(type(self)))
         self.code = self.default_code if code is None else code
         self.retriable = self.default_retriable if retriable is None else retriable
         self.maybe_delivered = self.default_maybe_delivered

@@ -8,7 +8,7 @@ Settings of a bus. Begin with ``configs.py``: what there is, with its defaults.
     fields.py    checks of single settings, which name the setting
     kafka.py, nats.py   checks of settings that go together
     servers.py   lists of hosts
-    extra.py     driver settings that are refused, and why
+    extra.py     driver settings, read-only; which are refused, and why
 """
 
 from eventbus_sync.config.configs import (

@@ -16,7 +16,7 @@ from eventbus_sync.config import fields as _fields
 from eventbus_sync.config import kafka as _kafka
 from eventbus_sync.config import nats as _nats
 from eventbus_sync.config import servers as _servers
-from eventbus_sync.config.fields import as_dict, as_path, hidden, hidden_values
+from eventbus_sync.config.fields import as_path, hidden
 
 
 @_fields.by_name
@@ -146,9 +146,8 @@ class KafkaConfig(BusConfig):
     )
     extra: Mapping[str, object] = attrs.field(
         factory=dict,
-        converter=as_dict,
-        validator=_fields.driver_settings(_extra.kafka),
-        repr=hidden_values,
+        converter=_extra.as_read_only,
+        validator=_extra.driver_settings(_extra.kafka),
         hash=False,
     )
 
@@ -204,6 +203,9 @@ class NatsConfig(BusConfig):
         extra: any other argument of nats-py's ``connect``, except those that would
             break a promise of the bus.
 
+    A default that follows from other settings follows them through ``attrs.evolve``
+    too; what was given stays as it is.
+
     Raises:
         ConfigError: a setting is unknown, missing or wrong; it says which and why.
     """
@@ -225,13 +227,13 @@ class NatsConfig(BusConfig):
     )
     replicas: int = attrs.field(default=1, validator=_fields.whole(1, 5))
     duplicate_window: float = attrs.field(
-        default=attrs.Factory(_nats.default_window, takes_self=True),
+        default=_nats.FollowingSeconds(120),
         validator=_fields.seconds(zero=False),
     )
     jetstream: bool = attrs.field(default=True, validator=_fields.flag)
     js_domain: str | None = attrs.field(default=None, validator=_nats.name)
     ack_wait: float = attrs.field(
-        default=attrs.Factory(_nats.default_ack_wait, takes_self=True),
+        default=_nats.FollowingSeconds(5),
         validator=_fields.seconds(zero=False),
     )
     ack_workers: int | None = attrs.field(
@@ -247,7 +249,7 @@ class NatsConfig(BusConfig):
         default=0.1, validator=_fields.seconds(zero=False)
     )
     max_reconnect_wait: float = attrs.field(
-        default=attrs.Factory(_nats.default_max_wait, takes_self=True),
+        default=_nats.FollowingSeconds(2),
         validator=_fields.seconds(zero=False),
     )
     user: str | Callable[[], str] | None = attrs.field(
@@ -282,9 +284,8 @@ class NatsConfig(BusConfig):
     inbox_prefix: str = attrs.field(default="_INBOX", validator=_nats.prefix)
     extra: Mapping[str, object] = attrs.field(
         factory=dict,
-        converter=as_dict,
-        validator=_fields.driver_settings(_extra.nats),
-        repr=hidden_values,
+        converter=_extra.as_read_only,
+        validator=_extra.driver_settings(_extra.nats),
         hash=False,
     )
 

@@ -1,11 +1,18 @@
 """
-Driver settings which ``extra`` refuses, with the reason and the way to go instead.
+Driver settings: kept as they were given, but for those which ``extra`` refuses, with
+the reason and the way to go instead.
 
 Everything else reaches the driver. What is refused would break a promise of the bus, or
 has a setting of our own that would silently lose to it.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+
+import attrs
+
+from eventbus_sync.config.fields import Check, shown
+from eventbus_sync.errors import ConfigError
 
 
 _OWN_CALLBACK: Final = "the bus needs it for the outcomes of events; "
@@ -117,3 +124,62 @@ def nats(_: Any, name: str, value: object) -> str:
     """Return why an option of nats-py's connect cannot be had, or an empty text."""
     del value
     return _NATS.get(name, "")
+
+
+class ReadOnly(Mapping[str, object]):
+    """
+    Driver settings that nobody can change, and whose values ``repr`` does not show.
+
+    ``types.MappingProxyType`` can neither be pickled nor copied.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> object:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __reduce__(self) -> tuple[type["ReadOnly"], tuple[dict[str, object]]]:
+        return ReadOnly, (self._values,)
+
+    def __repr__(self) -> str:
+        # Any of them may be a secret.
+        return "{" + ", ".join(f"{name!r}: '***'" for name in self) + "}"
+
+
+def as_read_only(value: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a copy that nobody can change; what is no mapping is left to the check."""
+    given: object = value
+    return ReadOnly(given) if isinstance(given, Mapping) else value
+
+
+def driver_settings(refused: Callable[[Any, str, object], str]) -> Check:
+    """
+    Let pass driver settings by name.
+
+    Args:
+        refused: returns why a configuration cannot have a setting, or an empty text.
+    """
+
+    def check(config: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+        if not isinstance(value, Mapping):
+            msg = f"{field.name} must map names to values, not {type(value).__name__}"
+            raise ConfigError(msg)
+        for name, setting in value.items():
+            if not isinstance(name, str):
+                msg = f"{field.name} has a name that is no text: {shown(name)}"
+                raise ConfigError(msg)
+            why = refused(config, name, setting)
+            if why:
+                msg = f"{field.name} cannot hold {name!r}: {why}"
+                raise ConfigError(msg)
+
+    return check

@@ -8,7 +8,8 @@ value and what would be right. Values of secret settings are never shown.
 import functools
 import os
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -158,44 +159,23 @@ def as_path(value: "str | os.PathLike[str] | None") -> str | None:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def as_dict(value: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a copy that the caller cannot change; the rest is left to the check."""
-    given: object = value
-    return dict(given) if isinstance(given, Mapping) else value
+def as_plain(value: Any) -> Any:
+    """
+    Return the text or the number that a member of an enum is; anything else as it is.
+
+    A member's own ``str()`` and ``format()`` may say ``Stream.ORDERS``, and a setting
+    may end up in the name of a subject or a thread.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Enum) and isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    return value
 
 
 def hidden(value: object) -> str:
     """Return what ``repr`` shows of a secret: whether there is one."""
     return "None" if value is None else "'***'"
-
-
-def hidden_values(value: Mapping[str, object]) -> str:
-    """Return what ``repr`` shows of driver settings: any may be a secret."""
-    return "{" + ", ".join(f"{name!r}: '***'" for name in value) + "}"
-
-
-def driver_settings(refused: Callable[[Any, str, object], str]) -> Check:
-    """
-    Let pass driver settings by name.
-
-    Args:
-        refused: returns why a configuration cannot have a setting, or an empty text.
-    """
-
-    def check(config: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-        if not isinstance(value, Mapping):
-            msg = f"{field.name} must map names to values, not {type(value).__name__}"
-            raise ConfigError(msg)
-        for name, setting in value.items():
-            if not isinstance(name, str):
-                msg = f"{field.name} has a name that is no text: {shown(name)}"
-                raise ConfigError(msg)
-            why = refused(config, name, setting)
-            if why:
-                msg = f"{field.name} cannot hold {name!r}: {why}"
-                raise ConfigError(msg)
-
-    return check
 
 
 def by_name(cls: C) -> C:
@@ -229,7 +209,7 @@ def by_name(cls: C) -> C:
             if name not in settings:
                 msg = f"{name} is missing: {cls.__name__} cannot do without"
                 raise ConfigError(msg)
-        build(self, **settings)
+        build(self, **{name: as_plain(value) for name, value in settings.items()})
 
     cls.__init__ = checked  # type: ignore[misc]
     return cls

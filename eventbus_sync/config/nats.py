@@ -3,13 +3,13 @@
 import functools
 import re
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
 
 from eventbus_sync.config import servers as _servers
-from eventbus_sync.config.fields import check_tls, secret, shown
+from eventbus_sync.config.fields import MAX_SECONDS, as_plain, check_tls, secret, shown
 from eventbus_sync.errors import ConfigError
 
 
@@ -44,10 +44,12 @@ def prefix(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
 
 def as_subjects(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Return subjects one by one; what is neither is left to the check."""
+    if isinstance(value, Following):
+        return None  # they follow from the stream, which may have another name now
     if isinstance(value, str):
         return tuple(subject.strip() for subject in value.split(","))
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return tuple(value)
+        return tuple(map(as_plain, value))
     return value
 
 
@@ -80,24 +82,45 @@ def credential(config: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
         secret(config, field, value)
 
 
-def default_ack_wait(config: Any) -> float:
-    """Return 5 s, or half of a delivery_timeout that leaves no room for that."""
-    return min(5.0, _number(config.delivery_timeout, 10.0) / 2)
+class Following:
+    """
+    Marks what a setting follows from others, and was not given.
+
+    ``attrs.evolve`` hands all values of a configuration to the constructor of the next
+    one, which can tell in this way which of them to work out anew.
+    """
+
+    __slots__ = ()
 
 
-def default_window(config: Any) -> float:
-    """Return 120 s as the server does, or as much as a long delivery_timeout takes."""
-    return max(120.0, _number(config.delivery_timeout, 0.0) + WINDOW_MARGIN)
+class FollowingSeconds(float, Following):
+    """Seconds that follow from other settings."""
+
+    __slots__ = ()
 
 
-def default_max_wait(config: Any) -> float:
-    """Return 2 s, or reconnect_wait where that is longer."""
-    return max(2.0, _number(config.reconnect_wait, 0.0))
+class FollowingSubjects(tuple[str, ...], Following):
+    """Subjects that follow from the stream's name."""
+
+    __slots__ = ()
 
 
-def _number(value: Any, otherwise: float) -> float:
-    """Return a number; what is none is refused later, by its own check."""
-    return value if isinstance(value, (int, float)) and value > 0 else otherwise
+def _follow(config: Any, put: Callable[[str, object], None]) -> None:
+    """Work out what follows from other settings, all of which are right by now."""
+    timeout = config.delivery_timeout
+    found = {
+        # As the server does, or as much as a long delivery_timeout takes.
+        "duplicate_window": min(max(120.0, timeout + WINDOW_MARGIN), MAX_SECONDS),
+        # A short delivery_timeout leaves no room for 5 s.
+        "ack_wait": min(5.0, timeout / 2),
+        "max_reconnect_wait": max(2.0, config.reconnect_wait),
+    }
+    for name, value in found.items():
+        if isinstance(getattr(config, name), Following):
+            put(name, FollowingSeconds(value))
+    if config.stream and config.subjects is None and config.ensure_stream == "create":
+        lower = config.stream.lower()
+        put("subjects", FollowingSubjects((lower, f"{lower}.>")))
 
 
 def settle(config: Any) -> None:
@@ -118,9 +141,7 @@ def settle(config: Any) -> None:
     _check_credentials(config)
     check_tls(config, "tls_ca", "tls_cert", "tls_key", "tls_hostname")
     _check_stream(config)
-    if config.stream and config.subjects is None and config.ensure_stream == "create":
-        lower = config.stream.lower()
-        put("subjects", (lower, f"{lower}.>"))
+    _follow(config, put)
     _check_times(config)
 
 

@@ -65,9 +65,12 @@ def config_from_url(url: str, **overrides: object) -> BusConfig:
             those in the URL.
 
     Raises:
-        ConfigError: the URL or a setting is wrong; it says what, and shows no secret.
+        ConfigError: the URL or a setting is wrong, or one switches off the TLS that
+            the URL's scheme asks for; it says what, and shows no secret.
     """
-    kind, settings = _parse(url)
+    kind, settings, tls_scheme = _parse(url)
+    if overrides.get("tls") is False:
+        _refuse_to_disable(tls_scheme, "tls=False")
     return kind(**{**settings, **overrides})
 
 
@@ -85,7 +88,8 @@ def config_from_env(
         environ: the variables; None is this process's own.
 
     Raises:
-        ConfigError: a variable with the prefix is missing, unknown or wrong.
+        ConfigError: a variable with the prefix is missing, unknown or wrong, or
+            switches off the TLS that the URL's scheme asks for.
     """
     if not prefix or not isinstance(prefix, str):
         msg = f"prefix must be a text that is not empty, not {shown(prefix)}"
@@ -101,7 +105,7 @@ def config_from_env(
     except KeyError:
         msg = f"{prefix}URL is not set: set it to a URL such as nats://localhost:4222"
         raise ConfigError(msg) from None
-    kind, settings = _parse(url)
+    kind, settings, tls_scheme = _parse(url)
     fields = {field.name.upper(): field for field in attrs.fields(kind)}
     for name, value in found.items():
         if name not in fields:
@@ -110,15 +114,24 @@ def config_from_env(
             msg = f"{prefix}{name} is no setting of {kind.__name__}: {hint}"
             raise ConfigError(msg)
         settings[name.lower()] = _value(fields[name], value)
+    if not settings.get("tls", True):
+        _refuse_to_disable(tls_scheme, f"{prefix}TLS={found.get('TLS')}")
     return kind(**settings)
 
 
-def _parse(url: str) -> tuple[type[BusConfig], dict[str, Any]]:
-    """Return the class for a URL and the settings that it holds."""
+def _refuse_to_disable(tls_scheme: str, said: str) -> None:
+    """Refuse to let a setting win over a scheme with TLS: nobody would notice."""
+    if tls_scheme:
+        msg = f"{said} contradicts {tls_scheme}:// in the URL: change one of them"
+        raise ConfigError(msg)
+
+
+def _parse(url: str) -> tuple[type[BusConfig], dict[str, Any], str]:
+    """Return the class for a URL, the settings that it holds, and a scheme with TLS."""
     if not isinstance(url, str):
         msg = f"the URL is of type {type(url).__name__}: pass a str"
         raise ConfigError(msg)
-    kind, tls, hosts, query = _parts(url)
+    kind, tls_scheme, hosts, query = _parts(url)
     credentials, at, servers = hosts.rpartition("@")
     if "@" in credentials:
         msg = "the URL has two @: give credentials once, with %40 for an @ in them"
@@ -138,18 +151,17 @@ def _parse(url: str) -> tuple[type[BusConfig], dict[str, Any]]:
             msg = f"the URL has {name} twice, before and after the ?: keep one of them"
             raise ConfigError(msg)
         settings[name] = value
-    if tls and not given.get("tls", True):
-        msg = "tls=false contradicts the URL's scheme: remove one of them"
-        raise ConfigError(msg)
-    if tls:
+    if not given.get("tls", True):
+        _refuse_to_disable(tls_scheme, "tls=false")
+    if tls_scheme:
         settings["tls"] = True
     if kind is KafkaConfig and at:
         settings.setdefault("sasl_mechanism", "PLAIN")
-    return kind, settings
+    return kind, settings, tls_scheme
 
 
-def _parts(url: str) -> tuple[type[BusConfig], bool, str, str]:
-    """Return class, TLS, hosts and query; a URL that has more is refused."""
+def _parts(url: str) -> tuple[type[BusConfig], str, str, str]:
+    """Return class, scheme if it has TLS, hosts and query; more than that is refused."""
     _, separator, rest = url.partition("://")
     hosts = re.split("[/?#]", rest, maxsplit=1)[0]
     matched = _url(url)
@@ -171,8 +183,9 @@ def _parts(url: str) -> tuple[type[BusConfig], bool, str, str]:
         )
         problem = f"has an unknown scheme: {known}"
     else:
-        kind, tls = _KINDS[matched["scheme"].lower()]
-        return kind, tls, hosts, matched["query"] or ""
+        scheme = matched["scheme"].lower()
+        kind, tls = _KINDS[scheme]
+        return kind, scheme if tls else "", hosts, matched["query"] or ""
     msg = f"the URL {problem}"
     raise ConfigError(msg)
 

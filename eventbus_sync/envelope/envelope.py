@@ -150,7 +150,10 @@ class Envelope:
 
     @classmethod
     def from_bytes(
-        cls, data: bytes | bytearray | memoryview, *, max_bytes: int = 10_000_000
+        cls,
+        data: bytes | bytearray | memoryview,
+        *,
+        max_bytes: int | None = 10_000_000,
     ) -> Self:
         """
         Return the envelope that Go or Python encoded, keeping its payload verbatim.
@@ -158,10 +161,11 @@ class Envelope:
         Args:
             data: what ``to_bytes`` returned. It may come from anywhere: what it can
                 do is take time and memory in proportion to its size.
-            max_bytes: the largest size to read.
+            max_bytes: the largest size to read; None is any size.
 
         Raises:
-            EnvelopeError: it is too large, or not a valid envelope.
+            EnvelopeError: it is too large, or not a valid envelope, or *max_bytes* is
+                no limit.
         """
         return cls(**_wire.read(data, max_bytes))
 

@@ -74,27 +74,29 @@ def check_extra_headers(headers: Mapping[str, str] | None) -> list[tuple[str, st
             'such as {"traceparent": "…"}'
         )
         raise EnvelopeError(msg, field="headers")
-    pairs = list(headers.items())
-    for name, value in pairs:
-        _check_name(name)
-        _check_value(name, value)
+    pairs = []
+    for given, said in headers.items():
+        name = _checked_name(given)
+        pairs.append((name, _checked_value(name, said)))
     return pairs
 
 
-def _check_name(name: object) -> None:
+def _checked_name(name: object) -> str:
     if not isinstance(name, str) or _NAME(name) is None:
         msg = (
             f"header name {str(name)[:40]!r} is not a token: use letters, digits and "
             "!#$%&'*+-.^_`|~ only"
         )
         raise EnvelopeError(msg, field="headers")
+    name = str.__str__(name)  # an enum member's own str() may say something else
     lower = name.lower()
     if lower in _OURS or lower.startswith("nats-"):
         msg = f"header {name} is set by the bus itself: choose another name"
         raise EnvelopeError(msg, field=name)
+    return name
 
 
-def _check_value(name: str, value: object) -> None:
+def _checked_value(name: str, value: object) -> str:
     if not isinstance(value, str):
         msg = f"header {name} is a {type(value).__name__}: pass its value as a str"
         raise EnvelopeError(msg, field=name)
@@ -104,3 +106,4 @@ def _check_value(name: str, value: object) -> None:
         except UnicodeEncodeError as error:
             msg = f"header {name} cannot be encoded as UTF-8: {error}; correct the text"
             raise EnvelopeError(msg, field=name) from error
+    return str.__str__(value)

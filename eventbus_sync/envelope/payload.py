@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 
 from collections.abc import Callable, Iterable
 from datetime import date, time
@@ -29,6 +30,13 @@ MISSING: Final = object()
 
 # Each level takes two characters, so that short payloads need no look at their depth.
 _ROOM_FOR_DEPTH: Final = 2 * MAX_DEPTH
+# In CPython 3.11 it alone bounds how deep the C encoder goes, at 112 bytes of stack for
+# each level: up to here a stack of 512 KiB is enough, and above no stack may be.
+_SAFE_RECURSION: Final = 3000
+_recursion_limit: Final = sys.getrecursionlimit
+# As deep as the usual recursion limit lets the encoder go.
+_MOST_LEVELS: Final = 1000
+_SCALAR: Final = (str, int, float)
 _RAW: Final = (bytes, bytearray, memoryview)
 
 # What bad data makes encoders and hooks raise. Not simply Exception: the time limit
@@ -58,12 +66,15 @@ def to_json(payload: object, json_default: JsonDefault | None = None) -> bytes:
         EnvelopeError: the payload is missing or null, or is not JSON, or cannot be
             encoded as JSON.
     """
-    if isinstance(payload, _RAW):
-        return _checked(payload)
-    if payload is MISSING:
-        _refuse("missing")
+    if type(payload) is not dict:  # which most are, and then it is neither of these
+        if isinstance(payload, _RAW):
+            return _checked(payload)
+        if payload is MISSING:
+            _refuse("missing")
     try:
-        chunks = _chunks if json_default is None else _encoder(_either(json_default))
+        if _recursion_limit() > _SAFE_RECURSION:
+            payload = _unfolded(payload, _hook(json_default), _MOST_LEVELS)
+        chunks = _chunks if json_default is None else _encoder(_hook(json_default))
         text = "".join(chunks(payload, 0))
         raw = text.encode()
         if len(raw) > _ROOM_FOR_DEPTH:
@@ -124,6 +135,8 @@ def _refuse(how: str) -> NoReturn:
 
 def _plain(value: Any) -> Any:
     """Return what stands for *value* in JSON; the hook for everybody."""
+    if isinstance(value, Enum):  # before Decimal: its own str() may be "Price.LOW"
+        return value.value
     if isinstance(value, Decimal):
         if not value.is_finite():
             msg = f"{value} is not a number"
@@ -133,14 +146,14 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
     msg = f"a {type(value).__name__} has no JSON form"
     raise TypeError(msg)
 
 
-def _either(json_default: JsonDefault) -> JsonDefault:
+def _hook(json_default: JsonDefault | None) -> JsonDefault:
     """Return a hook that asks the caller's first, and ours when that gives up."""
+    if json_default is None:
+        return _plain
 
     def convert(value: Any) -> Any:
         try:
@@ -149,6 +162,31 @@ def _either(json_default: JsonDefault) -> JsonDefault:
             return _plain(value)
 
     return convert
+
+
+def _unfolded(value: object, default: JsonDefault, levels: int) -> object:
+    """
+    Return *value* as the encoder would come to see it, in at most so many levels.
+
+    The encoder calls no hook for what comes out of here, and goes no deeper. What is
+    a str, a list and so on is told as the encoder tells it: from the type alone.
+
+    Raises:
+        RecursionError: there are more levels, of containers and of what hooks return.
+    """
+    kind = type(value)
+    if value is None or issubclass(kind, _SCALAR):
+        return value
+    if levels == 0:
+        raise RecursionError
+    levels -= 1
+    if issubclass(kind, (list, tuple)):
+        found: Any = value
+        return [_unfolded(one, default, levels) for one in found]
+    if issubclass(kind, dict):
+        found = value
+        return {k: _unfolded(one, default, levels) for k, one in found.items()}
+    return _unfolded(default(value), default, levels)
 
 
 def _encoder(default: JsonDefault) -> Callable[[Any, Any], Iterable[str]]:

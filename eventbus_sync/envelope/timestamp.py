@@ -53,7 +53,8 @@ def normalised(value: object) -> tuple[str, int]:
         if not _FIRST <= value <= _LAST:
             msg = "timestamp lies outside the years 1 to 9999: pass Unix nanoseconds"
             raise EnvelopeError(msg, field="timestamp")
-        return from_nanoseconds(value), int(value)
+        number = int(value)  # an enum member's str() may be no number
+        return from_nanoseconds(number), number
     else:
         msg = (
             f"timestamp is a {type(value).__name__}: pass an aware datetime, RFC 3339 "

@@ -51,7 +51,7 @@ def context(trace_id: str, correlation_id: str, tenant_id: int) -> str:
     return text
 
 
-def read(data: bytes | bytearray | memoryview, max_bytes: int) -> dict[str, Any]:
+def read(data: bytes | bytearray | memoryview, max_bytes: int | None) -> dict[str, Any]:
     """
     Return the members of an encoded envelope, as arguments for ``Envelope``.
 
@@ -61,13 +61,19 @@ def read(data: bytes | bytearray | memoryview, max_bytes: int) -> dict[str, Any]
 
     Raises:
         EnvelopeError: it is larger than *max_bytes*, or not one JSON object in UTF-8,
-            or a member has the wrong type.
+            or a member has the wrong type, or *max_bytes* is no limit.
     """
+    if max_bytes is not None and not _is_limit(max_bytes):
+        msg = (
+            f"max_bytes is {max_bytes!r}: pass a whole number from 1 up, or None to "
+            "read any size"
+        )
+        raise EnvelopeError(msg, field="max_bytes")
     if not isinstance(data, (bytes, bytearray, memoryview)):
         msg = f"an encoded envelope is bytes, not {type(data).__name__}: pass its bytes"
         raise EnvelopeError(msg, field="data")
     raw = bytes(data)
-    if len(raw) > max_bytes:
+    if max_bytes is not None and len(raw) > max_bytes:
         msg = (
             f"the encoded envelope has {len(raw)} bytes, more than max_bytes={max_bytes}"
             ": pass a larger max_bytes if you trust where it comes from"
@@ -87,6 +93,10 @@ def read(data: bytes | bytearray | memoryview, max_bytes: int) -> dict[str, Any]
         if name in fields:
             fields[name] = _value(name, value, source)
     return fields
+
+
+def _is_limit(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _value(name: str, value: Any, source: str) -> Any:

@@ -1,6 +1,7 @@
 """Configurations: what all kinds have in common, and that no secret shows."""
 
 import copy
+import enum
 import inspect
 import os
 import pickle
@@ -151,6 +152,66 @@ class TestEveryKind:
         config = kafka(extra=extra)
         extra["acks"] = 0
         assert config.extra == {"client.rack": "a"}
+
+    def test_extra_is_frozen_too(self) -> None:
+        """Nothing can be put into it or taken out, in copies and pickles neither."""
+        config = kafka(extra={"client.rack": "a"})
+        for twin in (
+            config,
+            copy.copy(config),
+            copy.deepcopy(config),
+            pickle.loads(pickle.dumps(config)),
+            attrs.evolve(config, name="other"),
+        ):
+            extra: Any = twin.extra
+            with pytest.raises(TypeError):
+                extra["acks"] = 0
+            with pytest.raises(TypeError):
+                del extra["client.rack"]
+            assert not hasattr(extra, "update")
+            assert not hasattr(extra, "__dict__")
+            assert dict(extra) == {**extra} == {"client.rack": "a"} == extra
+            assert len(extra) == 1
+        more = attrs.evolve(
+            config, extra={**config.extra, "socket.keepalive.enable": 1}
+        )
+        assert more != config
+        assert more.extra["socket.keepalive.enable"] == 1
+
+    def test_extra_hides_its_values(self) -> None:
+        """Any of them may be a secret, so the repr shows the names."""
+        extra = kafka(extra={"ssl.keystore.password": "hunter2"}).extra
+        assert repr(extra) == "{'ssl.keystore.password': '***'}"
+
+    def test_enum_members(self) -> None:
+        """A member that is a text or a number counts as that text or number."""
+
+        class Word(str, enum.Enum):  # noqa: UP042 - its str() is not its value
+            SUBJECT = "orders"
+            WHAT = "reserve"
+
+        class Number(int, enum.Enum):
+            ONE = 1
+
+        class Half(float, enum.Enum):
+            HALF = 0.5
+
+        overflow: Any = Word.WHAT
+        config = NatsConfig(
+            name=Word.SUBJECT,
+            overflow=overflow,
+            servers=[Word.SUBJECT],
+            stream=Word.SUBJECT,
+            subjects=[Word.SUBJECT],
+            replicas=Number.ONE,
+            publish_timeout=Half.HALF,
+        )
+        assert f"{config.name} {config.stream}" == "orders orders"
+        assert config.servers == ("nats://orders:4222",)
+        assert config.subjects is not None
+        texts = [config.name, config.overflow, config.stream, *config.subjects]
+        assert {type(text) for text in texts} == {str}
+        assert (type(config.replicas), type(config.publish_timeout)) == (int, float)
 
     @pytest.mark.parametrize("value", [None, "a=b", [("a", 1)], {1: 2}], ids=repr)
     def test_extra_is_a_mapping_of_names(self, value: object) -> None:

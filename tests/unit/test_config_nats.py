@@ -1,16 +1,20 @@
 """NATS's settings: servers, stream, times, credentials, and what extra may hold."""
 
+import copy
 import os
+import pickle
 
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from support.configs import refusal
 
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.config import extra as _extra
+from eventbus_sync.errors import ConfigError
 
 
 @pytest.fixture
@@ -159,6 +163,47 @@ class TestNats:
         assert NatsConfig(delivery_timeout=3).ack_wait == 1.5
         assert NatsConfig(delivery_timeout=300, stream="S").duplicate_window == 305
         assert NatsConfig(reconnect_wait=7).max_reconnect_wait == 7
+
+    def test_defaults_follow_through_evolve(self) -> None:
+        """What followed from other settings follows them when those change."""
+        usual = NatsConfig(stream="S")
+        for config in (usual, copy.deepcopy(usual), pickle.loads(pickle.dumps(usual))):
+            changed = attrs.evolve(config, delivery_timeout=200)
+            assert changed.duplicate_window == 205
+            changed = attrs.evolve(changed, delivery_timeout=4, reconnect_wait=7)
+            assert changed.duplicate_window == 120
+            assert changed.ack_wait == 2
+            assert changed.max_reconnect_wait == 7
+            assert attrs.evolve(changed, stream="T").subjects == ("t", "t.>")
+            assert attrs.evolve(changed, stream=None).subjects is None
+            assert attrs.evolve(changed, ensure_stream="skip").subjects is None
+            back = attrs.evolve(changed, delivery_timeout=30.0, reconnect_wait=0.1)
+            assert back == usual
+            assert repr(back) == repr(usual)
+            assert hash(back) == hash(usual)
+
+    def test_what_was_given_follows_nothing(self) -> None:
+        """A setting stays as it was given, also where that is the usual value."""
+        given: dict[str, Any] = {
+            "ack_wait": 5,
+            "duplicate_window": 120.0,
+            "subjects": ["s", "s.>"],
+        }
+        config = NatsConfig(stream="S", **given, max_reconnect_wait=2)
+        assert config == NatsConfig(stream="S")
+        changed = attrs.evolve(config, delivery_timeout=60, stream="T")
+        assert (changed.ack_wait, changed.duplicate_window) == (5, 120)
+        assert changed.subjects == ("s", "s.>")
+        with pytest.raises(ConfigError, match="duplicate_window=120 must be at least"):
+            attrs.evolve(config, delivery_timeout=200)
+        with pytest.raises(ConfigError, match="max_reconnect_wait=2 must not be less"):
+            attrs.evolve(config, reconnect_wait=7)
+
+    def test_longest_delivery_timeout(self) -> None:
+        """Also what follows from the longest time is a time, and can be evolved."""
+        config = NatsConfig(delivery_timeout=2_147_483)
+        assert config.duplicate_window == 2_147_483
+        assert attrs.evolve(config) == config
 
     @pytest.mark.parametrize("name", ["delivery_timeout", "reconnect_wait"])
     @pytest.mark.parametrize("value", ["x", -1, float("nan"), None], ids=repr)

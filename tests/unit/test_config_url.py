@@ -76,8 +76,19 @@ class TestSchemes:
         assert refusal("nats://a:x").startswith("servers must be like")
 
     def test_contradiction(self) -> None:
-        """A scheme with TLS and tls=false cannot both be meant."""
-        assert "contradicts" in refusal("nats+tls://a?tls=false")
+        """A scheme with TLS and tls=false cannot both be meant, whoever says it."""
+        for scheme in ("kafka+tls", "nats+tls", "tls"):
+            said = refusal(f"{scheme}://a?tls=false")
+            assert said.startswith(f"tls=false contradicts {scheme}:// in the URL")
+            said = refusal(f"{scheme.upper()}://a", tls=False)
+            assert said.startswith(f"tls=False contradicts {scheme}:// in the URL")
+            said = env_refusal(URL=f"{scheme}://a", TLS="no")
+            assert said.startswith(f"EVENTBUS_TLS=no contradicts {scheme}:// in the")
+        assert refusal("tls://a", tls=0).startswith("tls must be True or False")
+        # Between two settings the nearer one wins, as with any other.
+        assert config_from_url("nats://a?tls=true", tls=False) == NatsConfig(
+            servers="a"
+        )
         assert config_from_url("nats+tls://a?tls=true") == NatsConfig(
             servers="a", tls=True
         )

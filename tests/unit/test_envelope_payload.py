@@ -181,33 +181,6 @@ def test_values_that_json_lacks(payload: object) -> None:
     assert error.__cause__ is not None
 
 
-def test_circular() -> None:
-    """A payload that contains itself is refused."""
-    payload: list[Any] = []
-    payload.append(payload)
-    assert "contains itself" in str(refusal(payload=payload))
-
-
-def test_as_deep_to_write_as_to_read() -> None:
-    """What can be built can be read back, however deep it is."""
-
-    def nested(depth: int) -> list[Any]:
-        value: list[Any] = []
-        for _ in range(depth - 1):
-            value = [value]
-        return value
-
-    built = envelope(payload=nested(500))
-    assert Envelope.from_bytes(built.to_bytes()) == built
-    assert "deeper than 500" in str(refusal(payload=nested(501)))
-
-
-def test_wide_is_not_deep() -> None:
-    """Any number of objects beside one another is fine, brackets in texts too."""
-    payload = [{"a": '[\\"' * 3}] * 1000
-    assert envelope(payload=payload).payload_json() == payload
-
-
 def test_hook_that_fails() -> None:
     """What goes wrong inside a hook is the payload's fault, with its cause."""
 

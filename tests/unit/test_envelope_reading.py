@@ -265,6 +265,21 @@ def test_size_limit() -> None:
     assert "max_bytes" in str(error)
 
 
+def test_no_size_limit() -> None:
+    """With None everything is read, whatever its size."""
+    data = encoded(payload="x" * 10_000_001)
+    assert "max_bytes=10000000" in str(refusal(data))
+    assert len(Envelope.from_bytes(data, max_bytes=None).payload) == 10_000_003
+
+
+@pytest.mark.parametrize("limit", [0, -1, "9", 9.0, True, False, b"9"], ids=repr)
+def test_bad_size_limits(limit: object) -> None:
+    """A limit is a whole number from 1 up, and what is none is refused by its name."""
+    error = refusal(encoded(), max_bytes=limit)
+    assert error.field == "max_bytes"
+    assert str(error).startswith(f"max_bytes is {limit!r}: pass a whole number from 1")
+
+
 def test_subclass() -> None:
     """A subclass reads its own kind."""
 

@@ -107,5 +107,6 @@ def test_forks_by_hook(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_fork
 def test_forks_by_pid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no hook runs, as under uWSGI, the pid keeps them apart."""
-    monkeypatch.setattr("eventbus_sync.envelope.nonce", _event_id._NonceSource().draw)
+    unhooked = _event_id._NonceSource().draw
+    monkeypatch.setattr("eventbus_sync.envelope.envelope.nonce", unhooked)
     assert_forks_differ()

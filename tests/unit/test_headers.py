@@ -1,5 +1,7 @@
 """Headers: what NATS can carry, and what callers may add."""
 
+import enum
+
 from typing import Any, cast
 
 import pytest
@@ -49,12 +51,30 @@ class TestExtraHeaders:
         headers = {"traceparent": "00-1", "X-Mine": "", "b3!#$%&'*+-.^_`|~": "é"}
         assert check_extra_headers(headers) == list(headers.items())
 
-    @pytest.mark.parametrize("headers", ["a", [("a", "b")], 7])
+    @pytest.mark.parametrize(
+        "headers", ["a", [("a", "b")], 7, [], (), "", b"", 0, False, set()], ids=repr
+    )
     def test_no_mapping(self, headers: Any) -> None:
-        """Anything but a mapping is refused."""
+        """Anything but a mapping is refused, also when it is empty."""
         with pytest.raises(EnvelopeError, match="mapping") as caught:
             check_extra_headers(headers)
         assert caught.value.field == "headers"
+
+    def test_enum_members(self) -> None:
+        """A member with a text counts as that text, as a name and as a value."""
+
+        class Word(str, enum.Enum):  # noqa: UP042 - its str() is not its value
+            NAME = "traceparent"
+            VALUE = "00-1"
+
+        class Plain(enum.Enum):
+            A = "a"
+
+        [(name, value)] = check_extra_headers({Word.NAME: Word.VALUE})
+        assert f"{name}: {value}" == "traceparent: 00-1"
+        assert type(name) is type(value) is str
+        with pytest.raises(EnvelopeError, match="is a Plain"):
+            check_extra_headers({"a": cast("str", Plain.A)})
 
     @pytest.mark.parametrize("name", ["", " ", "a b", "a:", "é", "a\n", 7, b"a", None])
     def test_names(self, name: Any) -> None:
