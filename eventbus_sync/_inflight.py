@@ -19,7 +19,7 @@ from typing import cast
 
 import attrs
 
-from eventbus_sync._threads import Deadline
+from eventbus_sync._threads import Deadline, WaitList
 from eventbus_sync.backends.base import Ack, Settlement
 from eventbus_sync.errors import (
     Abandoned,
@@ -39,6 +39,7 @@ EXPIRY_GRACE = 1.5
 SETTLE_CHUNK = 1000
 
 _NEW, _IN_FLIGHT, _SETTLED = range(3)
+_ACKED, _REJECTED = Outcome.ACKED, Outcome.REJECTED
 
 
 class InFlightEvent:
@@ -82,11 +83,15 @@ class InFlightEvent:
 class Waiter:
     """Where ``publish_envelope_sync`` waits for the outcome of its own event."""
 
-    __slots__ = ("done", "result")
+    __slots__ = ("done", "gone", "result")
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        #: Held until the result is there.
+        self.done = threading.Lock()
+        self.done.acquire()
         self.result: PublishResult | None = None
+        #: Nobody waits any more.
+        self.gone = False
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -138,10 +143,8 @@ class InFlight:
         self._reserve = reserve
         self._on_results = on_results
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._room_waiters = 0
-        self._progress = threading.Condition(self._lock)
-        self._progress_waiters = 0
+        self._room = WaitList()
+        self._progress = WaitList()
         self._closed = False
         # In order of acceptance; settled entries leave lazily, from the left.
         self._order: deque[InFlightEvent] = deque()
@@ -149,6 +152,9 @@ class InFlight:
         self._last_number = -1
         self._accepted = self._acked = self._rejected = self._unknown = 0
         self._events = self._bytes = self._late = self._returned = 0
+        # Settled, and on the way into the channel; empty whenever the lock is free,
+        # unless the thread that had it was interrupted.
+        self._handing_over: list[PublishResult] = []
 
     # -- in ------------------------------------------------------------------------
 
@@ -161,19 +167,33 @@ class InFlight:
             BackendBusy: the limit of events or bytes was reached all the time.
             ChannelFull: no place in the result channel became free.
         """
-        with self._lock:
-            if self._closed or self._obstacle_locked(event) is not None:
-                self._wait_for_room_locked(event, deadline)
-            event.accepted_at = time.monotonic()
-            event.number = next(self._numbers)
-            self._order.append(event)
-            # No call between these lines: an exception injected into this thread
-            # (Ctrl-C, Celery's soft time limit) lands before all of them or after.
-            self._last_number = event.number
-            self._accepted += 1
-            self._events += 1
-            self._bytes += event.size
-            event.state = _IN_FLIGHT
+        started = ticket = None
+        while True:
+            with self._lock:
+                self._room.leave_locked(ticket)
+                if self._closed:
+                    raise BusClosed
+                obstacle = self._obstacle_locked(event)
+                if obstacle is None:
+                    event.accepted_at = time.monotonic()
+                    event.number = next(self._numbers)
+                    self._order.append(event)
+                    # No call between these lines: an exception injected into this
+                    # thread (Ctrl-C, Celery's soft time limit) lands before all of
+                    # them or after.
+                    self._last_number = event.number
+                    self._accepted += 1
+                    self._events += 1
+                    self._bytes += event.size
+                    event.state = _IN_FLIGHT
+                    return
+                if started is None:
+                    started = time.monotonic()
+                remaining = deadline.remaining()
+                if remaining <= 0:
+                    raise obstacle(self._busy_text(obstacle, started))
+                ticket = self._room.enlist_locked()
+            ticket.acquire(timeout=remaining)
 
     def withdraw(self, event: InFlightEvent) -> bool:
         """
@@ -206,23 +226,6 @@ class InFlight:
             if self._events + queued >= self._channel.maxsize:
                 return ChannelFull
         return None
-
-    def _wait_for_room_locked(self, event: InFlightEvent, deadline: Deadline) -> None:
-        started = time.monotonic()
-        self._room_waiters += 1
-        try:
-            while True:
-                if self._closed:
-                    raise BusClosed
-                obstacle = self._obstacle_locked(event)
-                if obstacle is None:
-                    return
-                remaining = deadline.remaining()
-                if remaining <= 0:
-                    raise obstacle(self._busy_text(obstacle, started))
-                self._room.wait(remaining)
-        finally:
-            self._room_waiters -= 1
 
     def _busy_text(self, obstacle: type[BackendBusy], started: float) -> str:
         waited = f"after {time.monotonic() - started:.3g} s"
@@ -257,31 +260,51 @@ class InFlight:
         # their event are thrown away below.
         made = [_result(event, said, now, wall) for event, said in events]
         counted: list[PublishResult] = []
-        queued: list[PublishResult] = []
+        waiters: list[Waiter] = []
+        dropped = 0
         with self._lock:
-            for (event, _), result in zip(events, made, strict=True):
-                if event.state != _IN_FLIGHT:
-                    self._late += 1
-                    continue
-                event.state = _SETTLED
-                self._events -= 1
-                self._bytes -= event.size
-                if result.outcome is Outcome.ACKED:
-                    self._acked += 1
-                elif result.outcome is Outcome.REJECTED:
-                    self._rejected += 1
-                else:
-                    self._unknown += 1
-                counted.append(result)
-                if event.waiter is None:
-                    queued.append(result)
-                else:
-                    self._returned += 1
-                    event.waiter.result = result
-                    event.waiter.done.set()
-            dropped = self._channel._offer(queued) if queued else 0  # noqa: SLF001 - the bus's side of the channel
-            self._wake_locked()
+            handing_over = self._handing_over
+            try:
+                for (event, _), result in zip(events, made, strict=True):
+                    if event.state != _IN_FLIGHT:
+                        self._late += 1
+                        continue
+                    # No call between these lines either: close() settles too, on a
+                    # thread that Ctrl-C may interrupt.
+                    if result.outcome is _ACKED:
+                        self._acked += 1
+                    elif result.outcome is _REJECTED:
+                        self._rejected += 1
+                    else:
+                        self._unknown += 1
+                    self._events -= 1
+                    self._bytes -= event.size
+                    counted += [result]
+                    waiter = event.waiter
+                    if waiter is None or waiter.gone:
+                        handing_over += [result]
+                    else:
+                        self._returned += 1
+                        waiter.result = result
+                        waiters += [waiter]
+                    event.state = _SETTLED
+            finally:
+                dropped = self._hand_over_locked()
+                for waiter in waiters:
+                    waiter.done.release()
+                self._wake_locked()
         self._on_results(counted, dropped)
+
+    def _hand_over_locked(self) -> int:
+        """
+        Move results into the channel; how many it had no room for.
+
+        When that is interrupted, they wait in the list for the next one who settles,
+        closes or counts.
+        """
+        if not self._handing_over:
+            return 0
+        return self._channel._offer(self._handing_over)  # noqa: SLF001 - the bus's side of the channel
 
     def expire(self) -> None:
         """Settle as unknown what nobody settled within delivery_timeout and a grace."""
@@ -298,13 +321,20 @@ class InFlight:
         error = DeliveryTimedOut("no outcome came within delivery_timeout")
         self.settle([(event, error) for event in overdue])
 
-    def forget_waiter(self, event: InFlightEvent) -> None:
+    def forget_waiter(self, waiter: Waiter) -> None:
         """
         Send the outcome to the channel after all: its waiter was interrupted.
         """
+        dropped = 0
         with self._lock:
-            if event.state == _IN_FLIGHT:
-                event.waiter = None
+            waiter.gone = True
+            if waiter.result is not None:
+                self._returned -= 1
+                self._handing_over += [waiter.result]
+                waiter.result = None
+                dropped = self._hand_over_locked()
+        if dropped:
+            self._on_results((), dropped)
 
     # -- the whole -----------------------------------------------------------------
 
@@ -315,32 +345,32 @@ class InFlight:
         Returns:
             How many of those events are still in flight at *deadline*.
         """
-        with self._lock:
-            target = self._last_number
-            self._progress_waiters += 1
-            try:
-                while self._first_locked() <= target:
-                    remaining = deadline.remaining()
-                    if remaining <= 0:
-                        break
-                    self._progress.wait(remaining)
-            finally:
-                self._progress_waiters -= 1
-            return sum(
-                event.state == _IN_FLIGHT and event.number <= target
-                for event in self._order
-            )
+        target = ticket = None
+        while True:
+            with self._lock:
+                self._progress.leave_locked(ticket)
+                if target is None:
+                    target = self._last_number
+                remaining = deadline.remaining()
+                if self._first_locked() > target or remaining <= 0:
+                    return sum(
+                        event.state == _IN_FLIGHT and event.number <= target
+                        for event in self._order
+                    )
+                ticket = self._progress.enlist_locked()
+            ticket.acquire(timeout=remaining)
 
     def close(self) -> None:
         """Accept nothing more; publishers that wait for room get ``BusClosed``."""
         with self._lock:
             self._closed = True
-            self._room.notify_all()
+            self._room.wake_all_locked()
 
     def abandon(self) -> int:
         """Settle everything that is left as unknown and return how many that were."""
         with self._lock:
             left = [event for event in self._order if event.state == _IN_FLIGHT]
+            self._hand_over_locked()
         error = Abandoned()
         self.settle([(event, error) for event in left])
         return len(left)
@@ -349,6 +379,7 @@ class InFlight:
         """Return one consistent snapshot of the books."""
         with self._lock:
             self._trim_locked()
+            self._hand_over_locked()
             channel = self._channel._counts()  # noqa: SLF001 - the bus's side of the channel
             oldest = self._order[0].accepted_at if self._order else None
             return InFlightCounts(
@@ -369,14 +400,11 @@ class InFlight:
     def room_freed(self) -> None:
         """Wake publishers: a reader took results (``overflow="reserve"``)."""
         with self._lock:
-            if self._room_waiters:
-                self._room.notify(self._room_waiters)
+            self._room.wake_all_locked()
 
     def _wake_locked(self) -> None:
-        if self._room_waiters:
-            self._room.notify(self._room_waiters)
-        if self._progress_waiters:
-            self._progress.notify_all()
+        self._room.wake_all_locked()
+        self._progress.wake_all_locked()
         # Trim when settled entries outnumber the others, so that one event stuck at
         # the left does not keep a million settled ones alive behind it.
         if len(self._order) > 2 * self._events + SETTLE_CHUNK:

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from eventbus_sync.errors import ConfigError
 
@@ -40,6 +40,17 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+class Activity(NamedTuple):
+    """What the end of the process asks a bus."""
+
+    #: Begins the names of the bus's own threads.
+    name: str
+    accepted: int
+    exit_timeout: float
+    #: The threads that wait for results.
+    readers: set[int]
+
+
 class Bus(Protocol):
     """What the hooks need of a bus."""
 
@@ -47,7 +58,7 @@ class Bus(Protocol):
 
     def _at_exit(self, started: float) -> None: ...
 
-    def _activity(self) -> tuple[int, float, set[int]]: ...
+    def _activity(self) -> Activity: ...
 
 
 _buses: "weakref.WeakSet[Bus]" = weakref.WeakSet()
@@ -139,17 +150,12 @@ def _wait_for_publishers() -> None:
     """
     accepted, quiet_since = -1, time.monotonic()
     while True:
-        # Idle workers of executors end only after us.
-        executor = sys.modules.get("concurrent.futures.thread")
+        buses = [bus._activity() for bus in list(_buses)]  # noqa: SLF001 - ours
+        total = sum(bus.accepted for bus in buses)
+        patience = max((bus.exit_timeout for bus in buses), default=0.0)
+        readers = {reader for bus in buses for reader in bus.readers}
         ignored = {threading.main_thread(), threading.current_thread()}
-        ignored |= set(getattr(executor, "_threads_queues", ()))
-        readers: set[int] = set()
-        patience, total = 0.0, 0
-        for bus in list(_buses):
-            count, exit_timeout, waiting = bus._activity()  # noqa: SLF001 - ours
-            total += count
-            patience = max(patience, exit_timeout)
-            readers |= waiting
+        ignored |= _idle_executor_threads([bus.name for bus in buses])
         busy = [
             thread
             for thread in threading.enumerate()
@@ -163,6 +169,26 @@ def _wait_for_publishers() -> None:
         if not busy or now - quiet_since > patience:
             return
         time.sleep(0.02)
+
+
+def _idle_executor_threads(names: list[str]) -> set[threading.Thread]:
+    """
+    Return the threads of executors that run no task, and those of the buses *names*.
+
+    They end only after us: the executors' hook, which lets tasks finish, comes after
+    ours for our own workers' sake.
+    """
+    ours = tuple(f"{name}-" for name in names)
+    executor = sys.modules.get("concurrent.futures.thread")
+    frames = sys._current_frames()  # noqa: SLF001 - documented as for specialised purposes
+    idle = set()
+    for thread, tasks in dict(getattr(executor, "_threads_queues", {})).items():
+        frame = frames.get(thread.ident or 0)
+        # A worker without a task waits, in C, in its own loop.
+        waits = frame is None or frame.f_code.co_name == "_worker"
+        if thread.name.startswith(ours) or (waits and not tasks.qsize()):
+            idle.add(thread)
+    return idle
 
 
 def _at_exit() -> None:

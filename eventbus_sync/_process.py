@@ -16,7 +16,7 @@ from eventbus_sync._lifecycle import State
 from eventbus_sync._runtime import Runtime, backend_for
 from eventbus_sync._threads import Deadline
 from eventbus_sync.config import BusConfig
-from eventbus_sync.errors import BusClosed
+from eventbus_sync.errors import BusClosed, StartFailed
 from eventbus_sync.observe import Callbacks, Stats
 from eventbus_sync.results import PublishResultChannel
 
@@ -42,7 +42,7 @@ class PerProcess:
 
     def __reduce__(self) -> NoReturn:
         msg = (
-            "an EventBus cannot be pickled: its events in flight belong to this "
+            "an EventBus cannot be pickled or copied: its events in flight belong to this "
             "process. Give the other process the configuration (it can be pickled)"
         )
         raise TypeError(msg)
@@ -53,7 +53,8 @@ class PerProcess:
         # The last one, for its books; kept when the bus is closed.
         self._final_runtime: Runtime | None = None
         self._lock = threading.Lock()
-        self._closing = threading.Lock()
+        # Entered again by a closer that was interrupted and tries once more.
+        self._closing = threading.RLock()
 
     def _close(self, deadline: Deadline) -> None:
         # The lock makes a second closer wait for the first, and lets it take over
@@ -104,10 +105,14 @@ class PerProcess:
             except BaseException as exc:
                 # Interrupted half way (Ctrl-C), or no thread to be had: leave none.
                 runtime.close(Deadline.after(1.0))
-                if isinstance(exc, RuntimeError):
+                if not isinstance(exc, RuntimeError):
+                    raise
+                # Python has no better sign of it; otherwise the system has no thread.
+                if "shutdown" in str(exc):
                     msg = f"the bus cannot start, the process is ending: {exc}"
                     raise BusClosed(msg) from exc
-                raise
+                msg = f"the bus cannot start its threads: {exc}"
+                raise StartFailed(msg) from exc
             self._runtime = runtime
             self._state = State.RUNNING
             return runtime
@@ -147,10 +152,13 @@ class PerProcess:
         if closed:
             self._channel._end()  # noqa: SLF001 - closed is final, in children too
 
-    def _activity(self) -> tuple[int, float, set[int]]:
-        """Return events accepted, exit_timeout, and who waits for results."""
-        waiting = set(self._channel._waiting)  # noqa: SLF001 - the bus's side
-        return self._books().accepted, self._config.exit_timeout, waiting
+    def _activity(self) -> _lifecycle.Activity:
+        return _lifecycle.Activity(
+            self._config.name,
+            self._books().accepted,
+            self._config.exit_timeout,
+            set(self._channel._waiting),  # noqa: SLF001 - the bus's side of the channel
+        )
 
     def _at_exit(self, started: float) -> None:
         if self._pid != os.getpid() or self._state is State.CLOSED:

@@ -52,6 +52,7 @@ class Runtime:
         )
         channel._on_taken = self.in_flight.room_freed if reserve else None  # noqa: SLF001 - the bus's side of the channel
         self.backend = make_backend(self)
+        self._backend_closing = False
 
     def start(self) -> None:
         """Start every thread there will ever be: none can start at process exit."""
@@ -88,8 +89,11 @@ class Runtime:
         self.in_flight.close()
         total = deadline.remaining()
         teardown = min(TEARDOWN_SECONDS, total / 4)
-        self.in_flight.wait_settled(Deadline(deadline.at - teardown))
+        if not self._backend_closing:
+            self.in_flight.wait_settled(Deadline(deadline.at - teardown))
         before = self.in_flight.counts()
+        # A closer that is interrupted from here on leaves nothing to wait for.
+        self._backend_closing = True
         self.backend.close(deadline)
         self.in_flight.abandon()
         self.observer.stop(deadline)

@@ -33,6 +33,52 @@ class Deadline:
         return time.monotonic() >= self.at
 
 
+class WaitList:
+    """
+    Threads that wait for a change of what some lock guards.
+
+    Not a ``threading.Condition``: that waits in Python code, where an exception from
+    outside (Ctrl-C, Celery's soft time limit) may leave its lock held for ever, or
+    release it under another thread. Here a thread enlists under the lock, releases
+    it, and waits for its ticket::
+
+        ticket = None
+        while True:
+            with lock:
+                waiting.leave_locked(ticket)
+                if what_it_waits_for:
+                    return
+                ticket = waiting.enlist_locked()
+            ticket.acquire(timeout=seconds)
+    """
+
+    __slots__ = ("_tickets",)
+
+    def __init__(self) -> None:
+        self._tickets: set[threading.Lock] = set()
+
+    def enlist_locked(self) -> threading.Lock:
+        """Return a ticket to ``acquire(timeout=…)`` after the lock was released."""
+        ticket = threading.Lock()
+        ticket.acquire()
+        self._tickets.add(ticket)
+        return ticket
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._tickets)
+
+    def leave_locked(self, ticket: "threading.Lock | None") -> None:
+        """Forget *ticket*, so that those of threads that gave up do not pile up."""
+        if ticket is not None:
+            self._tickets.discard(ticket)
+
+    def wake_all_locked(self) -> None:
+        """Wake everybody; they look again for what they wait for."""
+        while self._tickets:
+            self._tickets.pop().release()
+
+
 def spawn(name: str, target: Callable[[], object]) -> threading.Thread:
     """Start and return a daemon thread, so that no thread of ours keeps a process."""
     thread = threading.Thread(target=target, name=name, daemon=True)

@@ -14,7 +14,7 @@ from eventbus_sync._process import PerProcess
 from eventbus_sync._runtime import Runtime
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import OutgoingMessage
-from eventbus_sync.config import BusConfig, NatsConfig
+from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
 from eventbus_sync.config.url import config_from_env, config_from_url
 from eventbus_sync.envelope import Envelope
 from eventbus_sync.envelope.headers import check_extra_headers
@@ -55,7 +55,7 @@ class EventBus(PerProcess):
     """
 
     def __init__(self, config: BusConfig) -> None:
-        if not isinstance(config, BusConfig):
+        if not isinstance(config, KafkaConfig | NatsConfig | MemoryConfig):
             msg = (
                 "config must be a KafkaConfig, NatsConfig or MemoryConfig, not "
                 f"{type(config).__name__}; for a URL use EventBus.from_url"
@@ -160,13 +160,16 @@ class EventBus(PerProcess):
         """
         self._refuse_in_callback("publish_envelope_sync")
         waiter = Waiter()
-        runtime, event = self._accept(topic, envelope, headers, timeout, waiter)
         try:
+            runtime, _ = self._accept(topic, envelope, headers, timeout, waiter)
             # The bound is kept by the table, which settles whatever is overdue.
-            while not waiter.done.wait(1.0):
+            while waiter.result is None and not waiter.done.acquire(timeout=1.0):
                 runtime.in_flight.expire()
         except BaseException:
-            runtime.in_flight.forget_waiter(event)
+            # The event may be accepted, and its outcome may be there already.
+            started = self._runtime or self._final_runtime
+            if started is not None:
+                started.in_flight.forget_waiter(waiter)
             raise
         assert waiter.result is not None  # noqa: S101 - set before the event is
         return waiter.result
@@ -238,7 +241,7 @@ class EventBus(PerProcess):
         runtime.backend.check_topic(topic)
         value = envelope.to_bytes()
         wire_headers = envelope.headers()
-        if headers:
+        if headers is not None:
             wire_headers += check_extra_headers(headers)
         runtime.backend.check_headers(wire_headers)
         # An aggregate id is ASCII, so that its length is its bytes.

@@ -27,6 +27,8 @@ ReconnectCallback = Callable[[], object]
 
 #: How many results, errors and log lines may wait for the callback thread.
 MAX_PENDING = 100_000
+#: Seconds in which a callback thread without a callback ends.
+IDLE_GRACE = 0.5
 #: Seconds between two log lines about dropped results.
 DROP_LOG_INTERVAL = 5.0
 
@@ -236,7 +238,9 @@ class Observer:
             self._stopping = True
             self._arrived.notify()
         if self._thread is not None:
-            self._thread.join(deadline.remaining())
+            # A thread that runs no callback ends at once, even when no time is left.
+            grace = 0.0 if self._pending else IDLE_GRACE
+            self._thread.join(max(deadline.remaining(), grace))
             if self._thread.is_alive():
                 self._abandoned = True
                 with self._lock:

@@ -10,11 +10,12 @@ import queue
 import threading
 import time
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import attrs
 
+from eventbus_sync._threads import WaitList
 from eventbus_sync.errors import PublishError, ResultChannelClosed
 
 
@@ -96,6 +97,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
     def __init__(self, capacity: int) -> None:
         super().__init__(maxsize=capacity)
         self._ended = False
+        self._readers = WaitList()
         self._taken = 0
         self._dropped = 0
         # Threads that wait in get(): at exit nobody waits for them.
@@ -114,14 +116,10 @@ class PublishResultChannel(queue.Queue[PublishResult]):
             ResultChannelClosed: the bus is closed and nothing is left.
             ValueError: *timeout* is negative.
         """
-        with self.not_empty:
-            if not self._wait_locked(block=block, timeout=timeout):
-                raise queue.Empty
-            result: PublishResult = self.queue.popleft()
-            self._taken += 1
-        if self._on_taken is not None:
-            self._on_taken()
-        return result
+        result = self._take(1, block=block, timeout=timeout)
+        if not result:
+            raise queue.Empty
+        return result[0]
 
     def get_many(
         self, max_items: int = 1000, timeout: float | None = None
@@ -139,19 +137,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         if max_items < 1:
             msg = f"max_items must be at least 1, not {max_items!r}"
             raise ValueError(msg)
-        with self.not_empty:
-            if not self._wait_locked(block=True, timeout=timeout):
-                return []
-            waiting = self.queue
-            if len(waiting) <= max_items:
-                batch = list(waiting)
-                waiting.clear()
-            else:
-                batch = [waiting.popleft() for _ in range(max_items)]
-            self._taken += len(batch)
-        if self._on_taken is not None:
-            self._on_taken()
-        return batch
+        return self._take(max_items, block=True, timeout=timeout)
 
     def __iter__(self) -> Iterator[PublishResult]:
         """Yield results until the bus is closed and none is left."""
@@ -178,62 +164,77 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         msg = "the result channel ends with its bus; call bus.close()"
         raise TypeError(msg)
 
-    def _wait_locked(self, *, block: bool, timeout: float | None) -> bool:
-        """Wait for a result; False when none came. Raises at the end of stream."""
+    def _take(
+        self, most: int, *, block: bool, timeout: float | None
+    ) -> list[PublishResult]:
+        """Return up to *most* results, or none in time. Raises at the end of stream."""
         if timeout is not None and timeout < 0:
             msg = "'timeout' must be a non-negative number"
             raise ValueError(msg)
-        if self.queue:
-            return True
         give_up_at = None if timeout is None else time.monotonic() + timeout
         me = threading.get_ident()
-        self._waiting.add(me)
+        ticket = None
         try:
-            while not self.queue:
-                if self._ended:
-                    msg = "the bus is closed and its last result was taken"
-                    raise ResultChannelClosed(msg)
-                if not block:
-                    return False
-                if give_up_at is None:
-                    self.not_empty.wait()
-                else:
-                    remaining = give_up_at - time.monotonic()
-                    if remaining <= 0:
-                        return False
-                    self.not_empty.wait(remaining)
+            while True:
+                with self.mutex:
+                    self._readers.leave_locked(ticket)
+                    waiting = self.queue
+                    if waiting:
+                        if len(waiting) <= most:
+                            batch = list(waiting)
+                            waiting.clear()
+                        else:
+                            batch = [waiting.popleft() for _ in range(most)]
+                        self._taken += len(batch)
+                        break
+                    if self._ended:
+                        msg = "the bus is closed and its last result was taken"
+                        raise ResultChannelClosed(msg)
+                    if not block:
+                        return []
+                    remaining = -1.0
+                    if give_up_at is not None:
+                        remaining = give_up_at - time.monotonic()
+                        if remaining <= 0:
+                            return []
+                    self._waiting.add(me)
+                    ticket = self._readers.enlist_locked()
+                ticket.acquire(timeout=remaining)
         finally:
             self._waiting.discard(me)
-        return True
+        if self._on_taken is not None:
+            self._on_taken()
+        return batch
 
     # -- the bus's side ------------------------------------------------------------
 
-    def _offer(self, results: Sequence[PublishResult]) -> int:
+    def _offer(self, results: list[PublishResult]) -> int:
         """
-        Insert what fits and drop the rest, never blocking.
+        Move *results* in here: what fits is queued, the rest dropped. Never blocks.
+
+        *results* is empty afterwards, or as it was if this is interrupted before.
 
         Returns:
             How many were dropped.
         """
         with self.mutex:
-            room = self.maxsize - len(self.queue)
-            if len(results) <= room and not self._ended:
-                fits = results
-            else:
-                fits = () if self._ended else results[:room]
-            self.queue.extend(fits)
-            self.unfinished_tasks += len(fits)
-            dropped = len(results) - len(fits)
+            room = 0 if self._ended else self.maxsize - len(self.queue)
+            fits = results[:room]
+            inserted, dropped = len(fits), len(results) - len(fits)
+            # No call between these lines: an exception from outside lands before all
+            # of them or after.
+            self.queue += fits
+            self.unfinished_tasks += inserted
             self._dropped += dropped
-            # One wake-up per reader, not per result.
-            self.not_empty.notify(len(fits))
+            del results[:]
+            self._readers.wake_all_locked()
         return dropped
 
     def _end(self) -> None:
         """End the stream: readers get what is left, then ``ResultChannelClosed``."""
         with self.mutex:
             self._ended = True
-            self.not_empty.notify_all()
+            self._readers.wake_all_locked()
 
     def _counts(self) -> ChannelCounts:
         with self.mutex:
@@ -259,5 +260,6 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         self.unfinished_tasks = 0
         self._taken = self._dropped = 0
         self._waiting = set()
+        self._readers = WaitList()
         self._on_taken = None
         self._ended = False

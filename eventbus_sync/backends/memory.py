@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from eventbus_sync._arguments import check_seconds
-from eventbus_sync._threads import Deadline, spawn
+from eventbus_sync._threads import Deadline, WaitList, spawn
 from eventbus_sync.backends.base import Ack, Delivery, OutgoingMessage, Settlement, Sink
 from eventbus_sync.config import MemoryConfig
 from eventbus_sync.errors import (
@@ -31,6 +31,8 @@ from eventbus_sync.errors import (
 
 #: Seconds between two looks at deadlines while something is in flight.
 TICK = 0.05
+#: How many messages a back end's own broker keeps: they serve as its duplicate window.
+KEPT = 10_000
 
 Verdict = Callable[[OutgoingMessage], PublishError | None]
 
@@ -53,13 +55,20 @@ class MemoryBroker:
 
     A repeat of an event id on one topic is not stored again and is acknowledged as a
     duplicate, as JetStream does.
+
+    Args:
+        latency: seconds from message to answer.
+        keep: of how many messages it knows, the latest ones; None is all of them.
     """
 
-    def __init__(self, latency: float = 0.0) -> None:
-        #: Guards this object and the queue of the back end before it; notified by
-        #: every command, so that the worker looks again.
-        self.changed = threading.Condition()
-        self._stored: list[StoredMessage] = []
+    def __init__(self, latency: float = 0.0, *, keep: int | None = None) -> None:
+        #: Guards this object and the queue of the back end before it.
+        self.lock = threading.Lock()
+        #: Woken by every command, so that the worker looks again.
+        self.changed = WaitList()
+        self._keep = keep
+        self._stored: deque[StoredMessage] = deque()
+        self._next_position = 0
         self._positions: dict[tuple[str, str], int] = {}
         self._latency = latency
         self._frozen = False
@@ -90,7 +99,7 @@ class MemoryBroker:
         def verdict(message: OutgoingMessage) -> PublishError | None:
             return error if topic in {None, message.topic} else None
 
-        with self.changed:
+        with self.lock:
             self._verdicts.append((verdict, times))
 
     def delay(self, seconds: float) -> None:
@@ -101,20 +110,20 @@ class MemoryBroker:
             ConfigError: *seconds* is not a number of 0 or more.
         """
         check_seconds("seconds", seconds)
-        with self.changed:
+        with self.lock:
             self._latency = seconds
-            self.changed.notify_all()
+            self.changed.wake_all_locked()
 
     def freeze(self) -> None:
         """Answer nothing and store nothing until ``resume``."""
-        with self.changed:
+        with self.lock:
             self._frozen = True
 
     def resume(self) -> None:
         """Go on where ``freeze`` stopped; nothing is lost."""
-        with self.changed:
+        with self.lock:
             self._frozen = False
-            self.changed.notify_all()
+            self.changed.wake_all_locked()
 
     def drop_acks(self, times: float = 1) -> None:
         """
@@ -124,27 +133,28 @@ class MemoryBroker:
             ConfigError: *times* is not above 0.
         """
         _check_times(times)
-        with self.changed:
+        with self.lock:
             self._drops += times
 
     def clear(self) -> None:
         """Forget stored messages and every command."""
-        with self.changed:
+        with self.lock:
             self._stored.clear()
             self._positions.clear()
             self._verdicts.clear()
             self._drops = 0.0
             self._frozen = False
-            self.changed.notify_all()
+            self.changed.wake_all_locked()
 
     def messages(self, topic: str | None = None) -> list[StoredMessage]:
         """Return what is stored, in order; of one topic if *topic* is given."""
-        with self.changed:
+        with self.lock:
             return [m for m in self._stored if topic in {None, m.topic}]
 
     def reset_after_fork(self) -> None:
         """Take a fresh lock, in a forked child: the old one may be held for ever."""
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
+        self.changed = WaitList()
 
     # -- the back end's side --------------------------------------------------------
 
@@ -160,7 +170,7 @@ class MemoryBroker:
 
     def take(self, message: OutgoingMessage) -> Ack | PublishError | None:
         """Store *message* or refuse it; None: stored, but the answer got lost."""
-        with self.changed:
+        with self.lock:
             for index, (verdict, times) in enumerate(self._verdicts):
                 error = verdict(message)
                 if error is not None:
@@ -171,7 +181,8 @@ class MemoryBroker:
             position = self._positions.get(identity) if message.event_id else None
             duplicate = position is not None
             if position is None:
-                position = len(self._stored)
+                position = self._next_position
+                self._next_position += 1
                 if message.event_id:
                     self._positions[identity] = position
                 self._stored.append(
@@ -184,10 +195,16 @@ class MemoryBroker:
                         position,
                     )
                 )
+                self._forget_locked()
             if self._drops > 0:
                 self._drops -= 1
                 return None
             return Ack(0, position, duplicate=duplicate)
+
+    def _forget_locked(self) -> None:
+        if self._keep is not None and len(self._stored) > self._keep:
+            oldest = self._stored.popleft()
+            self._positions.pop((oldest.topic, oldest.event_id), None)
 
 
 @attrs.define(slots=True, eq=False)
@@ -204,10 +221,12 @@ class MemoryBackend:
     def __init__(
         self, config: MemoryConfig, sink: Sink, broker: MemoryBroker | None = None
     ) -> None:
-        self.broker = broker or MemoryBroker(config.latency)
+        # Nobody else sees a broker of our own: it must not grow for ever.
+        self.broker = broker or MemoryBroker(config.latency, keep=KEPT)
         self._config = config
         self._sink = sink
-        self._wake = self.broker.changed
+        self._lock = self.broker.lock
+        self._changed = self.broker.changed
         self._queue: deque[_Queued] = deque()
         self._unanswered: deque[_Queued] = deque()
         self._closing = False
@@ -219,13 +238,18 @@ class MemoryBackend:
 
     def check(self, deadline: Deadline) -> None:
         """Return at once unless the broker is frozen until *deadline*."""
-        with self._wake:
-            while self.broker.frozen:
+        ticket = None
+        while True:
+            with self._lock:
+                self._changed.leave_locked(ticket)
+                if not self.broker.frozen:
+                    return
                 remaining = deadline.remaining()
                 if remaining <= 0:
                     msg = "the memory broker is frozen; call broker.resume()"
                     raise BrokerUnreachable(msg)
-                self._wake.wait(remaining)
+                ticket = self._changed.enlist_locked()
+            ticket.acquire(timeout=remaining)
 
     def check_topic(self, topic: str) -> None:
         """Refuse a topic that is blank or holds blanks or control characters."""
@@ -253,19 +277,19 @@ class MemoryBackend:
 
     def close(self, deadline: Deadline) -> None:
         """Settle what is left as abandoned and end the worker."""
-        with self._wake:
+        with self._lock:
             self._closing = True
             left = [*self._unanswered, *self._queue]
             self._unanswered.clear()
             self._queue.clear()
-            self._wake.notify_all()
+            self._changed.wake_all_locked()
         error = Abandoned()
         self._sink.settle([(q.delivery, error) for q in left if q.delivery])
         if self._thread is not None:
             self._thread.join(deadline.remaining())
 
     def _enqueue(self, message: OutgoingMessage, delivery: Delivery | None) -> None:
-        with self._wake:
+        with self._lock:
             if self._closing:
                 raise BusClosed
             now = time.monotonic()
@@ -273,15 +297,22 @@ class MemoryBackend:
             self._queue.append(_Queued(message, delivery, now, due))
             # The worker sleeps only when the queue was empty, or for a due time.
             if len(self._queue) == 1:
-                self._wake.notify_all()
+                self._changed.wake_all_locked()
 
     def _run(self) -> None:
         self._sink.connected()
         while True:
-            with self._wake:
+            ticket = None
+            with self._lock:
+                if self._closing:
+                    return
                 pause = self._pause_locked()
-                if pause > 0 and not self._closing:
-                    self._wake.wait(pause)
+                if pause > 0:
+                    ticket = self._changed.enlist_locked()
+            if ticket is not None:
+                ticket.acquire(timeout=pause)
+            with self._lock:
+                self._changed.leave_locked(ticket)
                 if self._closing:
                     return
                 ready = self._ready_locked()
@@ -316,7 +347,7 @@ class MemoryBackend:
             if queued.delivery is None:
                 continue
             if said is None:
-                with self._wake:
+                with self._lock:
                     self._unanswered.append(queued)
             else:
                 chunk.append((queued.delivery, said))
@@ -324,7 +355,7 @@ class MemoryBackend:
 
     def _timed_out(self) -> list[Settlement]:
         horizon = time.monotonic() - self._config.delivery_timeout
-        with self._wake:
+        with self._lock:
             overdue = []
             for line in (self._unanswered, self._queue):
                 while line and line[0].came <= horizon:

@@ -4,6 +4,7 @@ from breakages.broken import Breakage
 
 
 _NATS_ACK = "eventbus_sync/backends/nats/ack.py"
+_NATS_CULPRIT = "eventbus_sync/backends/nats/culprit.py"
 _NATS_PENDING = "eventbus_sync/backends/nats/pending.py"
 _NATS_SENDER = "eventbus_sync/backends/nats/sender.py"
 _NATS_RECORD = "eventbus_sync/backends/nats/record.py"
@@ -106,6 +107,17 @@ IN_THE_BROKERS = [
         "            raise EventBusError from exc\n",
         [
             "tests/integration/test_promises.py::test_promise_1_kafka_a_refusal_is_an_outcome"
+        ],
+    ),
+    Breakage(
+        1,
+        "NATS blames an event for whatever ends a connection",
+        _NATS_CULPRIT,
+        "        return self._suspect == before\n",
+        "        return True\n",
+        [
+            "tests/integration/test_nats_hostile.py::"
+            "test_promise_1_no_innocent_event_is_settled[_cut_and_restart]"
         ],
     ),
     # -- promise 9: clean exit ---------------------------------------------------------

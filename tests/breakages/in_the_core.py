@@ -10,6 +10,7 @@ _OBSERVE = "eventbus_sync/observe.py"
 _BUS = "eventbus_sync/bus.py"
 _ERRORS = "eventbus_sync/errors.py"
 _MEMORY = "eventbus_sync/backends/memory.py"
+_THREADS = "eventbus_sync/_threads.py"
 
 _OURS = "tests/unit/test_promises.py::test_promise_"
 _ON_A_BUS = "tests/unit/test_bus.py::test_promise_"
@@ -22,8 +23,8 @@ IN_THE_CORE = [
         1,
         "settle counts a second outcome",
         _INFLIGHT,
-        "                if event.state != _IN_FLIGHT:\n                    self._late",
-        "                if event.state == _NEW:\n                    self._late",
+        "if event.state != _IN_FLIGHT:\n                        self._late",
+        "if event.state == _NEW:\n                        self._late",
         [f"{_OURS}1_a_second_outcome_is_only_counted"],
     ),
     Breakage(
@@ -86,7 +87,7 @@ IN_THE_CORE = [
         1,
         "close leaves publishers waiting",
         _INFLIGHT,
-        "            self._closed = True\n            self._room.notify_all()\n",
+        "            self._closed = True\n            self._room.wake_all_locked()\n",
         "            self._closed = True\n",
         [f"{_OURS}1_close_ends_the_wait_for_room"],
     ),
@@ -94,16 +95,16 @@ IN_THE_CORE = [
         1,
         "an interrupted wait takes its outcome along",
         _INFLIGHT,
-        "                event.waiter = None\n",
-        "                pass\n",
+        "            waiter.gone = True\n",
+        "",
         [f"{_OURS}1_an_interrupted_wait_leaves_its_outcome_to_the_channel"],
     ),
     Breakage(
         1,
         "an exception can land between the books",
         _INFLIGHT,
-        "            self._accepted += 1\n",
-        "            self._accepted += 1\n            time.monotonic()\n",
+        "                    self._accepted += 1\n",
+        "                    self._accepted += 1\n                    time.monotonic()\n",
         [f"{_ON_A_BUS}1_an_exception_injected_anywhere_loses_nothing"],
     ),
     Breakage(
@@ -147,11 +148,11 @@ IN_THE_CORE = [
         2,
         "a returned outcome lands on the channel as well",
         _INFLIGHT,
-        "                if event.waiter is None:\n"
-        "                    queued.append(result)\n"
-        "                else:\n",
-        "                queued.append(result)\n"
-        "                if event.waiter is not None:\n",
+        "                    if waiter is None or waiter.gone:\n"
+        "                        handing_over += [result]\n"
+        "                    else:\n",
+        "                    handing_over += [result]\n"
+        "                    if waiter is not None:\n",
         [
             f"{_OURS}2_each_outcome_is_in_one_book",
             f"{_OURS}1_sync_gets_its_own_outcome",
@@ -167,12 +168,13 @@ IN_THE_CORE = [
     ),
     Breakage(
         2,
-        "settling and queueing are two steps",
+        "what is on its way into the channel is in no book",
         _INFLIGHT,
-        "            dropped = self._channel._offer(queued) if queued else 0",
-        "        if True:\n"
-        "            dropped = self._channel._offer(queued) if queued else 0\n"
-        "        with self._lock:",
+        "                dropped = self._hand_over_locked()\n                for",
+        "                on_its_way, self._handing_over = self._handing_over, []\n"
+        "                self._lock.release()\n"
+        "                dropped = self._channel._offer(on_its_way)\n"
+        "                self._lock.acquire()\n                for",
         [f"{_OURS}2_settling_and_queueing_are_one_step"],
     ),
     Breakage(
@@ -230,17 +232,16 @@ IN_THE_CORE = [
         3,
         "the wait for room has no end",
         _INFLIGHT,
-        "                self._room.wait(remaining)\n",
-        "                self._room.wait()\n",
+        "            ticket.acquire(timeout=remaining)\n\n    def withdraw",
+        "            ticket.acquire()\n\n    def withdraw",
         [f"{_OURS}3_the_wait_for_room_ends_at_publish_timeout"],
     ),
     Breakage(
         3,
         "room that becomes free is told to one only",
-        _INFLIGHT,
-        "            self._room.notify(self._room_waiters)\n"
-        "        if self._progress_waiters:\n",
-        "            self._room.notify()\n        if self._progress_waiters:\n",
+        _THREADS,
+        "        while self._tickets:\n",
+        "        if self._tickets:\n",
         [f"{_OURS}3_room_is_taken_as_soon_as_it_is_there"],
     ),
     # -- promise 4: the ack side never blocks ------------------------------------------
@@ -248,17 +249,17 @@ IN_THE_CORE = [
         4,
         "a full channel blocks",
         _RESULTS,
-        "            room = self.maxsize - len(self.queue)\n",
+        "            fits = results[:room]\n",
         "            self.not_full.wait_for(lambda: len(self.queue) < self.maxsize, 1)\n"
-        "            room = self.maxsize - len(self.queue)\n",
+        "            fits = results[:1]\n",
         [f"{_OURS}4_a_full_channel_holds_up_no_ack"],
     ),
     Breakage(
         4,
         "a full channel drops the oldest",
         _RESULTS,
-        "            self.queue.extend(fits)\n",
-        "            self.queue.extend(results)\n"
+        "            self.queue += fits\n",
+        "            self.queue += results\n"
         "            while len(self.queue) > self.maxsize:\n"
         "                self.queue.popleft()\n",
         [f"{_OURS}4_the_oldest_results_stay", _CHANNEL],
@@ -267,8 +268,8 @@ IN_THE_CORE = [
         4,
         "the channel has no bound",
         _RESULTS,
-        "            room = self.maxsize - len(self.queue)\n",
-        "            room = len(results)\n",
+        "            fits = results[:room]\n",
+        "            fits = results[:]\n",
         [
             f"{_OURS}4_a_full_channel_holds_up_no_ack",
             f"{_ON_MEMORY}4_a_full_channel_costs_results_not_acks",

@@ -138,7 +138,7 @@ def test_promise_8_locks_that_are_held_at_the_fork_hold_up_nobody() -> None:
         bus.publish_envelope_sync("t", Envelope("a", "E", 1, 0))
         runtime = bus._runtime
         locks = [
-            bus._lock, bus._closing, channel.mutex, bus.broker.changed,
+            bus._lock, bus._closing, channel.mutex, bus.broker.lock,
             runtime.in_flight._lock, runtime.observer._lock,
         ]
         held, release = threading.Event(), threading.Event()

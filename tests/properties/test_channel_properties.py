@@ -39,10 +39,12 @@ class ChannelMachine(RuleBasedStateMachine):
         chunk = [result(self.offered + i) for i in range(count)]
         self.offered += count
         room = 0 if self.ended else self.capacity - len(self.model)
+        ids = [r.event_id for r in chunk]
         dropped = self.channel._offer(chunk)
+        assert chunk == []
         assert dropped == max(0, count - room)
         self.dropped += dropped
-        self.model += [r.event_id for r in chunk[: max(0, room)]]
+        self.model += ids[: max(0, room)]
 
     @rule()
     def get_nowait(self) -> None:

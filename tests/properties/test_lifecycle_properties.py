@@ -312,11 +312,11 @@ class LifecycleMachine(RuleBasedStateMachine):
         """What a fork does to them: they are not there, and nothing was settled."""
         backend = runtime.backend
         assert isinstance(backend, MemoryBackend)
-        with backend._wake:
+        with backend._lock:
             backend._queue.clear()
             backend._unanswered.clear()
             backend._closing = True
-            backend._wake.notify_all()
+            backend._changed.wake_all_locked()
         assert backend._thread is not None
         backend._thread.join()
         runtime.observer.stop(Deadline.after(5))

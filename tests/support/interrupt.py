@@ -6,6 +6,8 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from eventbus_sync._inflight import Waiter
+
 
 class Interrupted(BaseException):
     """What is injected; no ``except Exception`` may catch it."""
@@ -58,3 +60,21 @@ class InterruptAt:
             if self._left == 0:
                 raise Interrupted
         return self._trace
+
+
+class InterruptedWaiter(Waiter):
+    """A waiter of ``publish_envelope_sync`` whose thread gets Ctrl-C as it waits."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = _CtrlC()  # type: ignore[assignment]
+
+
+class _CtrlC:
+    def acquire(self, **_: float) -> bool:
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        """Nobody waits."""

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from support.eventually import eventually
-from support.interrupt import InterruptAt
+from support.interrupt import InterruptAt, InterruptedWaiter
 
-import eventbus_sync
+import eventbus_sync.bus
 
 from eventbus_sync import (
     BackendBusy,
@@ -32,6 +32,8 @@ from eventbus_sync import (
     _inflight,
     _lifecycle,
 )
+from eventbus_sync.backends import memory
+from eventbus_sync.config import BusConfig
 from eventbus_sync.errors import (
     BrokerFull,
     BrokerUnreachable,
@@ -132,6 +134,42 @@ def test_the_limit_counts_bytes_not_characters() -> None:
             bus.publish_envelope("orders", small, headers={"note": "ü" * 11})
 
 
+@pytest.mark.parametrize("headers", [[], (), "", 0, [("a", "b")]], ids=repr)
+def test_headers_are_a_mapping(bus: MemoryBus, headers: Any) -> None:
+    """Also what is empty, and would do no harm."""
+    with pytest.raises(EnvelopeError, match="headers is a .*pass a mapping"):
+        bus.publish_envelope("orders", event(), headers=headers)
+    assert bus.stats().accepted == 0
+
+
+def test_a_configuration_of_no_broker() -> None:
+    """Their common base says nothing of a broker; that is said at once."""
+    with pytest.raises(ConfigError, match="KafkaConfig, NatsConfig or MemoryConfig"):
+        EventBus(BusConfig())
+
+
+def test_a_broker_of_its_own_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bus for memory:// keeps the latest messages only, to recognise repeats."""
+    monkeypatch.setattr(memory, "KEPT", 3)
+    with EventBus(MemoryConfig()) as bus:
+        first = event()
+        assert not bus.publish_envelope_sync("orders", first).duplicate
+        assert bus.publish_envelope_sync("orders", first).duplicate
+        for number in range(3):
+            bus.publish_envelope_sync("orders", event(number))
+        broker = bus._runtime.backend.broker  # type: ignore[union-attr]
+        assert [stored.position for stored in broker.messages()] == [1, 2, 3]
+        assert not bus.publish_envelope_sync("orders", first).duplicate
+
+
+def test_close_without_time(bus: MemoryBus, caplog: pytest.LogCaptureFixture) -> None:
+    """An idle bus ends at once: nothing to wait for, nothing to complain about."""
+    assert bus.publish_envelope_sync("orders", event()).success
+    bus.close(0)
+    assert caplog.records == []
+    assert not [t for t in threading.enumerate() if t.name.startswith("eventbus")]
+
+
 def test_callbacks_must_be_callable(bus: MemoryBus) -> None:
     """What cannot be called is refused when it is registered."""
     registers: list[Any] = [
@@ -203,11 +241,7 @@ def test_an_interrupted_wait_sends_the_outcome_to_the_channel(
     """Ctrl-C in publish_envelope_sync: the event stays accepted, its outcome comes."""
     bus.start()
     bus.broker.freeze()
-
-    def interrupted(_: object, __: float) -> bool:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(threading.Event, "wait", interrupted)
+    monkeypatch.setattr(eventbus_sync.bus, "Waiter", InterruptedWaiter)
     with pytest.raises(KeyboardInterrupt):
         bus.publish_envelope_sync("orders", event())
     monkeypatch.undo()

@@ -18,6 +18,7 @@ from eventbus_sync import (
     ConfigError,
     Envelope,
     EventBus,
+    EventBusError,
     KafkaConfig,
     MemoryConfig,
     _lifecycle,
@@ -25,7 +26,7 @@ from eventbus_sync import (
 from eventbus_sync._threads import Deadline, join_all, spawn
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.config import BusConfig
-from eventbus_sync.errors import BrokerFull
+from eventbus_sync.errors import BrokerFull, StartFailed
 from eventbus_sync.testing import MemoryBus
 
 
@@ -73,16 +74,32 @@ def test_green_threads_are_refused(
     bus.close(5)
 
 
-def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bus that cannot start, as at the end of a process, refuses with BusClosed."""
+@pytest.mark.parametrize(
+    ("said", "raised", "text"),
+    [
+        (
+            "can't create new thread at interpreter shutdown",
+            BusClosed,
+            "cannot start, the process is ending",
+        ),
+        ("can't start new thread", StartFailed, "can't start new thread"),
+    ],
+    ids=["shutdown", "limit"],
+)
+def test_no_thread_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    raised: type[EventBusError],
+    text: str,
+) -> None:
+    """A bus that cannot start its threads says why; the next use tries again."""
 
     def start(_: threading.Thread) -> None:
-        msg = "can't create new thread at interpreter shutdown"
-        raise RuntimeError(msg)
+        raise RuntimeError(said)
 
     monkeypatch.setattr(threading.Thread, "start", start)
     bus = MemoryBus()
-    with pytest.raises(BusClosed, match="cannot start, the process is ending"):
+    with pytest.raises(raised, match=text):
         bus.publish_envelope("orders", event())
     monkeypatch.undo()
     assert bus.publish_envelope_sync("orders", event()).success

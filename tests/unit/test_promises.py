@@ -11,7 +11,7 @@ import threading
 import time
 import types
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import pytest
@@ -19,7 +19,10 @@ import pytest
 from conformance import test_kafka, test_memory, test_nats
 from conformance.suite import BackendConformance
 from support.eventually import eventually
+from support.interrupt import InterruptedWaiter
 from support.patience import SLACK
+
+import eventbus_sync.bus
 
 from eventbus_sync import (
     BackendBusy,
@@ -122,7 +125,7 @@ class Background:
 
 def waits_for_room(bus: MemoryBus) -> bool:
     """Whether a publisher waits for room just now."""
-    return runtime_of(bus).in_flight._room_waiters > 0
+    return len(runtime_of(bus).in_flight._room) > 0
 
 
 # -- promise 1: two roads --------------------------------------------------------------
@@ -282,12 +285,8 @@ def test_promise_1_an_interrupted_wait_leaves_its_outcome_to_the_channel(
     bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while publish_envelope_sync waits: the outcome is not lost with it."""
-
-    def interrupted(*_: object) -> bool:
-        raise KeyboardInterrupt
-
     bus.broker.freeze()
-    monkeypatch.setattr(threading.Event, "wait", interrupted)
+    monkeypatch.setattr(eventbus_sync.bus, "Waiter", InterruptedWaiter)
     with pytest.raises(KeyboardInterrupt):
         bus.publish_envelope_sync("orders", event())
     monkeypatch.undo()
@@ -354,7 +353,7 @@ def test_promise_2_settling_and_queueing_are_one_step(
     offer, seen = channel._offer, list[Stats]()
     looked: list[Background] = []
 
-    def offer_late(results: Sequence[PublishResult]) -> int:
+    def offer_late(results: list[PublishResult]) -> int:
         looked.append(Background(lambda: seen.append(bus.stats())))
         looked[0].returned(0.2)
         return offer(results)
@@ -456,7 +455,7 @@ def test_promise_3_room_is_taken_as_soon_as_it_is_there(
         Background(lambda: bus.publish_envelope("orders", event(), timeout=LATER))
         for _ in range(2)
     ]
-    eventually(lambda: table._room_waiters == 2)
+    eventually(lambda: len(table._room) == 2)
     table.settle([(one, Ack(0, 1)) for one in list(table._order)])
     assert all(waiter.returned(AT_ONCE) for waiter in waiters)
     assert [waiter.error for waiter in waiters] == [None, None]
@@ -773,7 +772,7 @@ def test_flush_does_not_wait_for_what_came_later(bus: MemoryBus) -> None:
     table = runtime_of(bus).in_flight
     flushed: list[int] = []
     flush = Background(lambda: flushed.append(bus.flush(2 * LATER)))
-    eventually(lambda: table._progress_waiters == 1)
+    eventually(lambda: len(table._progress) == 1)
     bus.publish_envelope("orders", event(2))
     table.settle([(table._order[0], Ack(0, 1))])
     assert flush.returned(AT_ONCE)
