@@ -128,7 +128,7 @@ IN_THE_CORE = [
         2,
         "taken results are not counted",
         _RESULTS,
-        "            self._taken += len(batch)\n",
+        "                        self._taken += len(batch)\n",
         "",
         [
             f"{_OURS}2_each_outcome_is_in_one_book",
@@ -140,7 +140,7 @@ IN_THE_CORE = [
         2,
         "returned outcomes are not counted",
         _INFLIGHT,
-        "                    self._returned += 1\n",
+        "                        self._returned += 1\n",
         "",
         [f"{_OURS}2_each_outcome_is_in_one_book"],
     ),
