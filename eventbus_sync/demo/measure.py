@@ -71,7 +71,8 @@ def measure(target: Target, plan: Plan, progress: Progress) -> Figures:
     progress.say("reading back what is stored…")
     stored = None
     try:
-        stored = target.read_back(_READ_BACK + plan.events / _READ_RATE)
+        # A run that was ended early has accepted less than was planned.
+        stored = target.read_back(_READ_BACK + workload.journal.accepted / _READ_RATE)
     except ReadBackFailed as error:
         failures.append(str(error))
     journal, stats = workload.journal, bus.stats()

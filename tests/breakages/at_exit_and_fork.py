@@ -13,7 +13,6 @@ _MEMORY = "eventbus_sync/backends/memory.py"
 
 _OURS = "tests/unit/test_promises.py::test_promise_"
 _PROCESSES = "tests/integration/test_promises.py::test_promise_"
-_ON_NATS = "tests/integration/test_promises_nats.py::test_promise_"
 _FORK = "tests/integration/test_fork.py::test_promise_"
 _EXIT = "tests/integration/test_exit.py::test_promise_"
 _HOOKS = "tests/unit/test_lifecycle.py::test_promise_"
@@ -229,13 +228,5 @@ AT_EXIT_AND_FORK = [
         "    _wait_for_publishers()\n    # One clock",
         "    # One clock",
         [f"{_EXIT}9_nats_flushes_at_exit[thread-127.0.0.1]"],
-    ),
-    Breakage(
-        9,
-        "the exit hook comes after the executors end",
-        _LIFECYCLE,
-        '    register = getattr(threading, "_register_atexit", atexit.register)\n',
-        "    register = atexit.register\n",
-        [f"{_ON_NATS}9_nats_connects_at_exit"],
     ),
 ]

@@ -14,6 +14,7 @@ _KAFKA_CLIENT = "eventbus_sync/backends/kafka/client.py"
 _KAFKA_SETTINGS = "eventbus_sync/backends/kafka/settings.py"
 _ENVELOPE = "eventbus_sync/envelope/envelope.py"
 
+_HOSTILE_NATS = "tests/integration/test_nats_hostile.py::test_promise_1_"
 _AGAIN_ON_NATS = "tests/integration/test_promises_nats.py::test_promise_"
 _AGAIN_ON_KAFKA = (
     "tests/integration/test_promises.py::test_promise_5_and_6_kafka_"
@@ -115,10 +116,7 @@ IN_THE_BROKERS = [
         _NATS_CULPRIT,
         "        return self._suspect == before\n",
         "        return True\n",
-        [
-            "tests/integration/test_nats_hostile.py::"
-            "test_promise_1_no_innocent_event_is_settled[_cut_and_restart]"
-        ],
+        [f"{_HOSTILE_NATS}no_innocent_event_is_settled[_cut_and_restart]"],
     ),
     # -- promise 9: clean exit ---------------------------------------------------------
     Breakage(

@@ -112,7 +112,7 @@ def test_promise_8_fork_during_close() -> None:
         bus.publish_envelope_sync("t", Envelope("a", "E", 1, 0))
         bus.broker.freeze()
         bus.publish_envelope("t", Envelope("a", "E", 1, 0))
-        closer = threading.Thread(target=bus.close, args=(4,))
+        closer = threading.Thread(target=bus.close, args=(60,))
         closer.start()
         while bus.health().state != "draining":
             pass
@@ -122,6 +122,7 @@ def test_promise_8_fork_during_close() -> None:
             ok = bus.publish_envelope_sync("t", Envelope("a", "E", 1, 0)).success
             os._exit(0 if ok else 1)
         assert os.waitpid(pid, 0)[1] == 0
+        bus.broker.resume()
         closer.join()
         pid = os.fork()
         if pid == 0:

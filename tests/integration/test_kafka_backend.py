@@ -342,6 +342,8 @@ def test_publishing_while_producers_are_lost_again_and_again(
     assert on_mock.sink.acked()
 
 
+# The quick twin has a mock cluster that fences: test_a_lost_producer_is_replaced_….
+@pytest.mark.slow
 def test_a_broker_frozen_for_too_long_does_not_end_publishing(
     fresh_kafka_server: KafkaServer, running: list[Running]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conformance.suite import envelope, order_kept, publish_all, read
 from support.eventually import eventually
 from support.jetstream import MakeBus, buses, reload_server, unique_stream
-from support.patience import SLACK
+from support.patience import SLACK, let_pass
 
 from eventbus_sync import EventBus, Outcome, PublishResult
 from eventbus_sync.errors import (
@@ -324,7 +324,7 @@ def test_promise_1_lame_duck(make: MakeBus) -> None:
         while server.running:
             bus.publish_envelope("duck", envelope(number))
             number += 1
-            time.sleep(0.002)
+            let_pass(0.002)  # the server takes its leave slowly
         server.kill()
         server.start()
         all_acked(bus, number)

@@ -15,7 +15,7 @@ from conformance.suite import envelope, read
 from support.eventually import eventually
 from support.fake_nats import Client, FakeNats, Published, acknowledge
 from support.jetstream import MakeBus, buses
-from support.patience import SLACK
+from support.patience import SLACK, let_pass
 
 from eventbus_sync import EventBus, Outcome
 from eventbus_sync.backends.nats.dialer import discovered
@@ -301,6 +301,40 @@ def test_a_server_that_closes_after_each_event(make: MakeBus, fake: FakeNats) ->
     (result,) = read(bus, 1)
     assert result.outcome is Outcome.UNKNOWN
     assert 3 <= len(fake.connections) <= 12
+
+
+def _cut_soon(fake: FakeNats) -> None:
+    """Nothing is acknowledged, and who publishes is cut off after a moment."""
+
+    def on_publish(client: Client, message: Published) -> None:
+        threading.Timer(0.1, client.close).start()
+
+    fake.on_publish = on_publish
+
+
+def _cut_and_restart(fake: FakeNats) -> None:
+    """It fails whenever somebody publishes, and is there again at once, as another."""
+
+    def on_publish(client: Client, message: Published) -> None:
+        fake.info["server_id"] = f"FAKE{len(fake.published)}"
+        client.close()
+
+    fake.on_publish = on_publish
+
+
+@pytest.mark.parametrize("cut", [_cut_soon, _cut_and_restart])
+def test_promise_1_no_innocent_event_is_settled(
+    make: MakeBus, fake: FakeNats, cut: Callable[[FakeNats], None]
+) -> None:
+    """Connections that end over something else cost an event nothing but time."""
+    cut(fake)
+    bus = make(fake.url, reconnect_wait=0.02, max_reconnect_wait=0.1)
+    bus.publish_envelope("orders", envelope())
+    bus.publish_envelope("orders", envelope(1))
+    eventually(lambda: len(fake.connections) > 8 or bus.stats().in_flight < 2)
+    assert bus.stats().in_flight == 2
+    fake.on_publish = acknowledge
+    assert all(result.success for result in read(bus, 2))
 
 
 def test_discovered_servers(make: MakeBus) -> None:
@@ -642,7 +676,7 @@ def test_an_idle_bus_costs_nothing(make: MakeBus, fake: FakeNats) -> None:
     bus = make(fake.url)
     assert bus.publish_envelope_sync("orders", envelope()).success
     used = _loop_cpu(bus)
-    time.sleep(1.0)  # the only way to be idle for a while
+    let_pass(1.0)
     assert _loop_cpu(bus) - used < 0.2
 
 
@@ -661,7 +695,7 @@ def test_no_server_costs_nothing_either(make: MakeBus, unused_tcp_port: int) -> 
     bus.publish("orders", b"x")
     eventually(lambda: bus.health().connected is False)
     used = _loop_cpu(bus)
-    time.sleep(1.0)
+    let_pass(1.0)
     assert _loop_cpu(bus) - used < 0.3
 
 

@@ -451,6 +451,24 @@ def test_short_window_fails_start_and_is_told(
     assert isinstance(errors[0], StreamInvalid)
 
 
+@pytest.mark.parametrize("settings", [{}, {"stream": "S", "ensure_stream": "skip"}])
+def test_a_window_that_nobody_looks_at(
+    make: MakeBus, nats_server: NatsServer, settings: dict[str, Any]
+) -> None:
+    """It is taken to be the server's default; who wants more has to name the stream."""
+    make(nats_server, delivery_timeout=115, **settings).start(10)
+    bus = make(nats_server, delivery_timeout=116, **settings)
+    with pytest.raises(StreamInvalid, match=r"120 s only.*=116 s: name one as stream"):
+        bus.start(10)
+
+
+def test_without_jetstream_there_is_no_window(
+    make: MakeBus, nats_server: NatsServer
+) -> None:
+    """Plain messages are never sent again."""
+    make(nats_server, delivery_timeout=300, jetstream=False).start(10)
+
+
 def test_promise_5_no_repeat_past_the_window(
     make: MakeBus, fresh_nats_server: NatsServer
 ) -> None:

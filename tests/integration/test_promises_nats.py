@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ import pytest
 
 from conformance.suite import envelope, order_kept, read
 from support.eventually import eventually
+from support.patience import SLACK
 from support.rigs import NatsRig
 
 from eventbus_sync import EventBus, NatsConfig
@@ -228,3 +230,21 @@ def test_promise_9_nats_connects_at_exit(fresh_nats_server: NatsServer) -> None:
         server.start()
         assert process.wait(30) == 0
     assert len(read_nats_stream(server.url, "LEFT")) == 5
+
+
+def test_promise_9_nats_exit_waits_for_no_name_server() -> None:
+    """A look-up that hangs does not keep a process from ending."""
+    script = """
+        import socket, threading
+        from eventbus_sync import Envelope, EventBus
+
+        asked = threading.Event()
+        socket.getaddrinfo = lambda *_, **__: (asked.set(), threading.Event().wait(60))
+        bus = EventBus.from_url("nats://name.example:4222", exit_timeout=0.5)
+        bus.publish_envelope("left.over", Envelope("a", "E", 1, 0))
+        assert asked.wait(10)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    started = time.monotonic()
+    assert subprocess.run(command, check=False, timeout=50).returncode == 0
+    assert time.monotonic() - started < 10 + SLACK

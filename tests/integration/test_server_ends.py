@@ -91,7 +91,8 @@ try:
     slow.start()
 except KeyboardInterrupt:
     print(slow.pid)
-"""
+""",
+            measured=False,
         )
     )
     assert ended.code == 0, ended.errors
@@ -144,12 +145,12 @@ except RuntimeError as error:
 sys.exit("mock")
 """
     hold = """
-import threading, time
+import threading
 locked = threading.Event()
 def hold():
     with nats._lock:
         locked.set()
-        time.sleep(60)
+        threading.Event().wait()
 threading.Thread(target=hold, daemon=True).start()
 locked.wait()
 """

@@ -18,7 +18,9 @@ class Running:
 
     def __init__(self, servers: str, **settings: Any) -> None:
         self.sink = RecordingSink()
-        config = KafkaConfig(bootstrap_servers=servers, **settings)
+        # What only statistics tell shall not take a second each time.
+        extra = {"statistics.interval.ms": 100} | settings.pop("extra", {})
+        config = KafkaConfig(bootstrap_servers=servers, extra=extra, **settings)
         self.backend = KafkaBackend(config, self.sink)
         self.backend.start()
         self.topic = unique("topic")

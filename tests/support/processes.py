@@ -5,6 +5,24 @@ import subprocess
 import sys
 import textwrap
 
+from collections.abc import Mapping
+
+
+def unmeasured(environment: Mapping[str, str]) -> dict[str, str]:
+    """
+    Return *environment* for a process that coverage must not watch.
+
+    Under coverage nearly every call, on any thread, passes a lock of coverage's, which
+    is taken in Python code. A process that forks while its threads are busy may find it
+    held for ever in the child. A signal handler that raises, Ctrl-C's among them, may
+    interrupt just behind the lock, which is then held for ever: every thread stops.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("COVERAGE_")
+    }
+
 
 def run_script(
     script: str, *args: str, timeout: float = 60, measured: bool = True
@@ -18,15 +36,9 @@ def run_script(
         script: what to run.
         args: what the script finds in ``sys.argv``.
         timeout: seconds.
-        measured: whether coverage may watch it, if it watches this process. Not a
-            process that forks while its threads are busy: coverage has a lock that is
-            then held for ever in the child.
+        measured: whether coverage may watch it, if it watches this process; not if it
+            forks or gets signals, see ``unmeasured``.
     """
-    environment = dict(os.environ)
-    if not measured:
-        for name in list(environment):
-            if name.startswith("COVERAGE_"):
-                del environment[name]
     return subprocess.run(
         [
             sys.executable,
@@ -42,5 +54,5 @@ def run_script(
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=environment,
+        env=dict(os.environ) if measured else unmeasured(os.environ),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from support.eventually import eventually
+from support.processes import unmeasured
 
 
 # gunicorn leaves the loggers of others alone unless it is told.
@@ -72,11 +73,15 @@ class Process:
 def running(
     command: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> Iterator[Process]:
-    """Run a program in *folder*; however the test ends, it does not survive."""
+    """
+    Run a program in *folder*; however the test ends, it does not survive.
+
+    Coverage does not watch it, since SIGTERM raises in some of them.
+    """
     log = folder / "process.log"
     with log.open("wb") as sink:
         popen = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=sink, stderr=sink
+            command, cwd=folder, env=unmeasured(environment), stdout=sink, stderr=sink
         )
     process = Process(popen, log)
     try:

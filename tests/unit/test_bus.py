@@ -137,7 +137,7 @@ def test_the_limit_counts_bytes_not_characters() -> None:
 @pytest.mark.parametrize("headers", [[], (), "", 0, [("a", "b")]], ids=repr)
 def test_headers_are_a_mapping(bus: MemoryBus, headers: Any) -> None:
     """Also what is empty, and would do no harm."""
-    with pytest.raises(EnvelopeError, match="headers is a .*pass a mapping"):
+    with pytest.raises(EnvelopeError, match=r"headers is a .*pass a mapping"):
         bus.publish_envelope("orders", event(), headers=headers)
     assert bus.stats().accepted == 0
 

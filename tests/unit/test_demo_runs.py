@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from support.eventually import eventually
-from support.patience import SLACK
+from support.patience import SLACK, let_pass
 
 from eventbus_sync import Envelope, MemoryConfig, PublishResult, ResultChannelClosed
 from eventbus_sync.demo import embedded, measure, workload
@@ -352,7 +352,7 @@ def test_publishers_stop_at_a_hold() -> None:
     with bus:
         work.start()
         eventually(lambda: work.journal.accepted == 50)
-        time.sleep(0.05)
+        let_pass(0.05)
         assert work.journal.accepted == 50
         hold.opened.set()
         eventually(lambda: not work.publishing)
@@ -398,6 +398,21 @@ def test_ctrl_c_ends_the_publishing_but_not_the_books() -> None:
     assert 0 < figures.accepted < 400
     assert figures.accepted == figures.acked == figures.stored
     assert figures.balanced
+
+
+def test_an_early_end_is_not_followed_by_hours_of_reading_back() -> None:
+    """The time for it goes by what was published, not by what was planned."""
+    memory, times = target(latency=0.05, max_in_flight=10), []
+
+    def read_back(timeout: float) -> list[StoredEvent]:
+        times.append(timeout)
+        return memory.read_back(timeout)
+
+    plan = attrs.evolve(PLAN, events=100_000_000)
+    watched = attrs.evolve(memory, read_back=read_back)
+    figures = measure.measure(watched, plan, Impatient(io.StringIO(), 1))
+    assert figures.balanced
+    assert max(times) <= 30 + figures.accepted / 5000
 
 
 def test_ctrl_c_while_publishers_wait_for_room() -> None:

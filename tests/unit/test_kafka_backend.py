@@ -72,7 +72,7 @@ class FakeProducer:
         self.answering = True
         self.error: KafkaError | None = None
         self.purged = False
-        self.closed = False
+        self.ended = threading.Event()
         self.stuck = 0
         self.on_produce: Callable[[], None] = lambda: None
         self.on_poll: Callable[[], None] = lambda: None
@@ -91,7 +91,7 @@ class FakeProducer:
     def poll(self, timeout: float) -> int:
         self.on_poll()
         if not self.queue or not (self.answering or self.purged):
-            time.sleep(min(timeout, 0.01))
+            self.idle(timeout)
             return 0
         reports, self.queue = self.queue, []
         error = KafkaError(KafkaError._PURGE_QUEUE) if self.purged else self.error
@@ -105,11 +105,19 @@ class FakeProducer:
         self.purged = True
 
     def list_topics(self, timeout: float) -> None:
-        time.sleep(min(timeout, 0.01))
+        self.idle(timeout)
+
+    def idle(self, timeout: float) -> None:
+        """Wait as the driver does, which nothing but its end cuts short."""
+        self.ended.wait(min(timeout, 0.01))
 
     def close(self) -> bool:
-        self.closed = True
+        self.ended.set()
         return True
+
+    @property
+    def closed(self) -> bool:
+        return self.ended.is_set()
 
     def __len__(self) -> int:
         return len(self.queue) + self.stuck
@@ -646,8 +654,8 @@ def test_check_of_a_replaced_producer_goes_on(
 ) -> None:
     """Neither a missing producer nor a closed one ends it."""
 
-    def closed(_: FakeProducer, timeout: float) -> None:
-        time.sleep(min(timeout, 0.01))
+    def closed(producer: FakeProducer, timeout: float) -> None:
+        producer.idle(timeout)
         message = "Producer has been closed"
         raise RuntimeError(message)
 
@@ -665,8 +673,8 @@ def test_check_of_who_speaks_another_protocol(
 ) -> None:
     """Somebody takes connections and ends them: that need not be waited for."""
 
-    def unanswered(_: FakeProducer, timeout: float) -> None:
-        time.sleep(min(timeout, 0.01))
+    def unanswered(producer: FakeProducer, timeout: float) -> None:
+        producer.idle(timeout)
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
     monkeypatch.setattr(FakeProducer, "list_topics", unanswered)
@@ -677,6 +685,8 @@ def test_check_of_who_speaks_another_protocol(
     producer.settings["logger"].log(logging.INFO, "", "FAIL", "", text)
     with pytest.raises(BrokerUnreachable, match="ends every connection") as caught:
         backend.check(Deadline.after(30))
+    assert "connecting to a PLAINTEXT broker listener?" in str(caught.value)
+    assert "check that tls" in str(caught.value)
     assert isinstance(caught.value.__cause__, KafkaException)
 
 

@@ -177,6 +177,58 @@ def test_a_refused_certificate_is_a_refused_login(link: Link) -> None:
     assert "check tls_cert and tls_key" in str(link.login_refused)
 
 
+_BOTH = ["SSL connection closed by peer", "connection reset by peer"]
+_WHERE = " (after 0ms in state SSL_HANDSHAKE)"
+
+
+@pytest.mark.parametrize("ended", _BOTH)
+@pytest.mark.parametrize("logged", [True, False], ids=["logged", "called back"])
+@pytest.mark.parametrize("told", ["poorly", "well"])
+def test_tls_where_none_is_spoken(
+    link: Link, sink: RecordingSink, told: str, ended: str, *, logged: bool
+) -> None:
+    """The driver says it in one of two ways, by chance; users get the useful one."""
+    useful = (
+        f"ssl://localhost:1/bootstrap: SSL handshake failed: Disconnected: {ended}: "
+        f"connecting to a PLAINTEXT broker listener?{_WHERE}"
+    )
+    poor = f"ssl://localhost:1/bootstrap: Disconnected: {ended}{_WHERE}"
+    text = useful if told == "well" else poor
+    accepted_at = time.monotonic()
+    if logged:
+        link.log(logging.ERROR, "FAIL", f"[thrd:localhost:1/bootstrap]: {text}")
+        assert sink.logs == [(logging.ERROR, f"FAIL: {useful}")]
+    else:
+        link.failed(KafkaError(KafkaError._TRANSPORT, text))
+    assert link.trouble == link.trouble_of(accepted_at) == useful
+    assert link.hung_up_at is not None
+    link.failed(ALL_DOWN)
+    (error,) = sink.states
+    assert isinstance(error, BrokerUnreachable)
+    assert str(error).endswith(useful)
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("wrong version number", "check tls and its settings"),
+        ("certificate verify failed: broker certificate …", "check that tls_ca"),
+    ],
+)
+def test_tls_that_cannot_be_agreed_on(link: Link, reason: str, advice: str) -> None:
+    """Here, too, the driver has two ways; the poor one looks like a lost connection."""
+    error = f"error:0A00010B:SSL routines::{reason}{_WHERE}"
+    useful = f"ssl://localhost:1/bootstrap: SSL handshake failed: {error}"
+    link.failed(KafkaError(KafkaError._SSL, useful))
+    first = str(link.login_refused)
+    link.failed(
+        KafkaError(KafkaError._TRANSPORT, f"ssl://localhost:1/bootstrap: {error}")
+    )
+    assert first == str(link.login_refused)
+    assert useful in first
+    assert advice in first
+
+
 def test_who_ends_every_connection(link: Link) -> None:
     """Known from the first time on, until another trouble or an answer comes."""
     ends: list[Callable[[], None]] = [

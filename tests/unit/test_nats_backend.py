@@ -21,6 +21,7 @@ from eventbus_sync.backends.nats import backend as nats_backend
 from eventbus_sync.backends.nats.backend import MAX_KNOWN_TOPICS, MAX_PLAIN, NatsBackend
 from eventbus_sync.backends.nats.handover import HandOver
 from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.resolver import Resolver
 from eventbus_sync.backends.nats.workers import AckWorkers, end_pool, started_pool
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import (
@@ -323,7 +324,35 @@ def test_close_does_not_wait_for_a_resolver_that_hangs(
     started = time.monotonic()
     backend.close(Deadline.after(0.5))
     assert time.monotonic() - started < 0.5 + SLACK
+    # That thread alone is still there, and no process waits for it.
+    left = [t for t in threading.enumerate() if t.name.startswith("eventbus-")]
+    assert [(t.name, t.daemon) for t in left] == [("eventbus-resolver", True)]
     hang.set()
+    left[0].join(5)
+    assert not left[0].is_alive()
+
+
+def test_look_ups_end_with_their_callers() -> None:
+    """Results and exceptions come back; what was given up meanwhile is not begun."""
+    resolver = Resolver("eventbus-resolver")
+    hang = threading.Event()
+    begun = threading.Event()
+
+    def look_up() -> bool:
+        begun.set()
+        return hang.wait(3 * SLACK)
+
+    first = resolver.submit(look_up)
+    assert begun.wait(5)
+    second = resolver.submit(begun.clear)
+    third = resolver.submit(int, "x", base=7)
+    second.cancel()
+    hang.set()
+    assert first.result(5) is True
+    assert isinstance(third.exception(5), ValueError)
+    assert begun.is_set()
+    resolver.close(Deadline.after(5))
+    assert not resolver._thread.is_alive()
 
 
 def test_ack_workers_are_as_many_as_configured(sink: RecordingSink) -> None:

@@ -1,6 +1,7 @@
 """One connection to NATS, and what it is told to connect with."""
 
 import asyncio
+import inspect
 import sys
 
 from typing import Any
@@ -8,15 +9,19 @@ from typing import Any
 import nats.errors
 import pytest
 
+from conformance.suite import envelope
+from nats.aio.client import Client
 from support.eventually import eventually
 from support.fake_nats import FakeNats
 from support.recording_sink import RecordingSink
 
+from eventbus_sync import EventBus
 from eventbus_sync.backends.nats.backend import NatsBackend
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.backends.nats.login import connect_options
 from eventbus_sync.backends.nats.stream import covers
 from eventbus_sync.config import NatsConfig
+from eventbus_sync.config import extra as _extra
 from eventbus_sync.errors import (
     BrokerUnreachable,
     ConfigError,
@@ -69,6 +74,30 @@ def test_connection_without_answers() -> None:
     with FakeNats() as fake:
         (error,) = asyncio.run(run(fake.url, fake)).errors
     assert "did not answer in time" in str(error)
+
+
+def test_the_answer_to_a_ping_that_was_given_up() -> None:
+    """It comes late, to nobody, and the connection lives on."""
+
+    async def run(url: str, fake: FakeNats) -> None:
+        listener = _Listener()
+        connection = Connection(NatsConfig(servers=url), url, listener)
+        await connection.open()
+        answer, fake.on_ping = fake.on_ping, late.append
+        asked = asyncio.ensure_future(connection.round_trip(5))
+        await asyncio.to_thread(eventually, lambda: late)
+        # Somebody else's question about a stream is denied meanwhile.
+        connection._on_error_text('Permissions Violation for Publish to "$JS.API.INFO"')
+        assert not await asked
+        fake.on_ping = answer
+        answer(late[0])
+        assert await connection.round_trip(5)
+        assert not listener.errors
+        await connection.discard()
+
+    late: list[Any] = []
+    with FakeNats() as fake:
+        asyncio.run(run(fake.url, fake))
 
 
 def test_connection_that_dies_without_a_word() -> None:
@@ -199,6 +228,38 @@ def test_extra_options_reach_the_driver_and_ours_win() -> None:
     options = connect_options(config, NOBODY, None)
     assert options["pedantic"] is True
     assert options["allow_reconnect"] is False
+
+
+def test_extra_options_that_nats_py_does_not_have() -> None:
+    """A slip is told before the first event is accepted, and what may be meant."""
+    with EventBus(NatsConfig(extra={"max_outstanding_ping": 3})) as bus:
+        with pytest.raises(ConfigError, match="'max_outstanding_pings'") as caught:
+            bus.publish_envelope("orders", envelope())
+        assert "'max_outstanding_ping'," in str(caught.value)
+        assert bus.stats().accepted == 0
+    with pytest.raises(ConfigError, match="it has pedantic, verbose, ") as caught:
+        NatsBackend(NatsConfig(extra={"xyz": 1}), RecordingSink())
+    assert "'xyz'" in str(caught.value)
+    assert "servers" not in str(caught.value)
+
+
+def test_every_option_of_nats_py_is_known_or_refused() -> None:
+    """An option of a later nats-py is looked at before it reaches anybody."""
+    options = set(inspect.signature(Client.connect).parameters) - {"self"}
+    assert options - set(_extra._NATS) == {
+        "pedantic",
+        "verbose",
+        "max_outstanding_pings",
+        "dont_randomize",
+        "flusher_queue_size",
+        "tls_handshake_first",
+        "drain_timeout",
+        "signature_cb",
+        "user_jwt_cb",
+        "pending_size",
+        "ws_connection_headers",
+    }
+    assert set(_extra._NATS) <= options
 
 
 # -- streams ---------------------------------------------------------------------------

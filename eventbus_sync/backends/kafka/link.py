@@ -30,6 +30,17 @@ _HUNG_UP = re.compile(
 )
 # What a TLS server says to a client whose certificate is missing, unknown or expired.
 _CERTIFICATE_REFUSED = re.compile(r"SSL alert number (?:4[0-9]|116)\b")
+# That, or the two could not agree on TLS: whatever code the driver gives to it.
+_REFUSED = re.compile(
+    rf"{_CERTIFICATE_REFUSED.pattern}|SSL handshake failed: error:[0-9A-F]+:SSL routines:"
+)
+# How the driver tells of a TLS handshake that came to nothing. By chance it notices it in
+# one of two places, and only one of them adds what it means.
+_IN_HANDSHAKE = re.compile(
+    r"(?:SSL handshake failed: )?((?:Disconnected\b|error:[0-9A-F]+:SSL routines:).*?)"
+    r"( \(after \d+ms in state SSL_HANDSHAKE\b.*)"
+)
+_NO_TLS_THERE = ": connecting to a PLAINTEXT broker listener?"
 _AFTER = re.compile(r" \(after \d+ms\b.*")
 _THREAD = re.compile(r"^\[thrd:[^]]*\]: ")
 
@@ -76,7 +87,7 @@ class Link:
 
     def log(self, level: int, facility: str, text: str) -> None:
         """Pass on one log line of the driver's, and look for troubles in it."""
-        text = self.masked(_THREAD.sub("", text))
+        text = _meant(self.masked(_THREAD.sub("", text)))
         # What is said for debugging only, such as the end of a spare connection, is none.
         if facility in _TROUBLES and level > logging.DEBUG:
             self._note(text)
@@ -87,9 +98,9 @@ class Link:
 
     def failed(self, error: KafkaError) -> None:
         """Take note of a connection error; the sink hears of it if nothing is left."""
-        text = self.masked(error.str())
+        text = _meant(self.masked(error.str()))
         cause = KafkaException(KafkaError(error.code(), text))
-        if error.code() in LOGIN_REFUSED or _CERTIFICATE_REFUSED.search(text):
+        if error.code() in LOGIN_REFUSED or _REFUSED.search(text):
             self._note(text)
             self.login_refused = AuthenticationFailed(_explained(text))
             self.login_refused.__cause__ = cause
@@ -177,6 +188,17 @@ class Link:
         self._told, self._told_at = type(ours), now
         self._sink.log(logging.WARNING, str(ours))
         self._sink.disconnected(ours)
+
+
+def _meant(text: str) -> str:
+    """Return *text* with what an end in the TLS handshake means, however it was told."""
+    ended = _IN_HANDSHAKE.search(text)
+    if ended is None:
+        return text
+    what, where = ended.groups()
+    if what.startswith("Disconnected") and _NO_TLS_THERE not in what:
+        what += _NO_TLS_THERE
+    return f"{text[: ended.start()]}SSL handshake failed: {what}{where}"
 
 
 def _explained(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 
-from eventbus_sync._threads import Deadline
+from eventbus_sync._threads import Deadline, WaitList
 from eventbus_sync.backends.kafka.client import Client
 from eventbus_sync.errors import BackendBusy, BusClosed, ConfigError, PublishError
 
@@ -19,7 +19,8 @@ class Slot:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = WaitList()
         self.client: Client | None = None
         self.verdict: ConfigError | PublishError | None = None
         self.closing = False
@@ -28,29 +29,33 @@ class Slot:
         self, client: Client | None, verdict: ConfigError | PublishError | None
     ) -> None:
         """Give publishers a client, or the reason why there is none."""
-        with self._changed:
+        with self._lock:
             self.client = None if self.closing else client
             self.verdict = verdict
-            self._changed.notify_all()
+            self._changed.wake_all_locked()
 
     def withdraw(self, client: Client) -> None:
         """Let publishers take *client* no more; those who hold it may still use it."""
-        with self._changed:
+        with self._lock:
             if self.client is client:
                 self.client = None
 
     def close(self) -> None:
         """End every wait with ``BusClosed``, now and from now on."""
-        with self._changed:
+        with self._lock:
             self.closing = True
             self.client = None
-            self._changed.notify_all()
+            self._changed.wake_all_locked()
 
     def pause(self, seconds: float) -> None:
         """Wait until something changes, at most *seconds*, not at all once closing."""
-        with self._changed:
-            if not self.closing:
-                self._changed.wait(seconds)
+        with self._lock:
+            if self.closing:
+                return
+            ticket = self._changed.enlist_locked()
+        ticket.acquire(timeout=seconds)
+        with self._lock:
+            self._changed.leave_locked(ticket)
 
     def next_client(
         self, lost: Client | None, deadline: Deadline
@@ -63,8 +68,10 @@ class Slot:
             BusClosed: the back end is closing.
             ConfigError: the driver does not accept the settings.
         """
-        with self._changed:
-            while True:
+        ticket = None
+        while True:
+            with self._lock:
+                self._changed.leave_locked(ticket)
                 if self.closing:
                     raise BusClosed
                 if self.client is not None and self.client is not lost:
@@ -81,4 +88,5 @@ class Slot:
                         "ready in time"
                     )
                     raise BackendBusy(msg)
-                self._changed.wait(remaining)
+                ticket = self._changed.enlist_locked()
+            ticket.acquire(timeout=remaining)

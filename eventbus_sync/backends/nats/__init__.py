@@ -8,6 +8,7 @@ NATS JetStream through nats-py. Begin with ``backend.py``.
     record.py      one event in flight; pending.py: all of them, in order
     pump.py        the loop thread: connect, write what there is, again after a loss
     dialer.py      which server next, and when; login.py: how to prove who we are
+    resolver.py    the thread that looks host names up
     connection.py  one connection, never used again once lost; client.py: nats-py's part
     stream.py      the stream: made or checked
     sender.py      what is written next, and what never may be

@@ -53,8 +53,9 @@ class Answers:
         self._hand_over = hand_over
         self._release = release
         self._chunk: list[Answered] = []
-        self._denied: Counter[str] = Counter()
-        self._why: dict[str, Exception] = {}
+        # How many to each subject, and why; first what the clock has seen already.
+        self._ripe: dict[str, tuple[int, Exception]] = {}
+        self._denied: dict[str, tuple[int, Exception]] = {}
         self._reported: set[str] = set()
 
     def answered(self, token: int, data: bytes, status: str | None) -> None:
@@ -78,26 +79,26 @@ class Answers:
 
     def refused(self, subject: str, error: Exception) -> None:
         """Count a message that the server's permissions refused: no ack will come."""
-        self._denied[subject] += 1
-        self._why[subject] = error
+        count, _ = self._denied.get(subject, (0, error))
+        self._denied[subject] = (count + 1, error)
 
     def settle_denied(self) -> None:
         """
-        Settle what permissions refused since the last call.
+        Settle what permissions had refused when this was called last.
 
         Not at once for each: looking for its record goes through the whole table. And
         acks of earlier messages, from before a change of permissions, come first.
         """
-        if not self._denied:
+        denied, self._ripe, self._denied = self._ripe, self._denied, {}
+        if not denied:
             return
-        denied, self._denied = self._denied, Counter()
-        why, self._why = self._why, {}
+        counts = Counter({subject: count for subject, (count, _) in denied.items()})
         chunk: list[Settlement] = []
-        for record in self._pending.take_denied(denied):
-            refusal = _not_authorized(record.subject, why[record.subject])
+        for record in self._pending.take_denied(counts):
+            refusal = _not_authorized(record.subject, denied[record.subject][1])
             chunk.append((record.delivery, record.refused(refusal)))
         self._sink.settle(chunk)
-        for subject, error in why.items():
+        for subject, (_, error) in denied.items():
             if subject not in self._reported and len(self._reported) < MAX_REPORTED:
                 self._reported.add(subject)
                 self._sink.report(_not_authorized(subject, error))
@@ -105,6 +106,7 @@ class Answers:
     def interrupted(self) -> None:
         """The connection is gone: nothing more will be said of what was written."""
         self.settle_denied()
+        self.settle_denied()  # what has only just come, too
         self._reported.clear()
         self._pending.interrupted()
 

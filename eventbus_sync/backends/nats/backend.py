@@ -15,18 +15,18 @@ import re
 import threading
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from eventbus_sync._threads import Deadline, spawn
 from eventbus_sync.backends.base import Delivery, OutgoingMessage, Sink
 from eventbus_sync.backends.nats.handover import HandOver
-from eventbus_sync.backends.nats.login import tls_context
+from eventbus_sync.backends.nats.login import check_extra, tls_context
 from eventbus_sync.backends.nats.pump import Pump
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
-from eventbus_sync.backends.nats.workers import AckWorkers, end_pool, started_pool
+from eventbus_sync.backends.nats.resolver import Resolver
+from eventbus_sync.backends.nats.workers import AckWorkers
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.envelope.headers import check_header_values
 from eventbus_sync.errors import BackendBusy, BusClosed, ConfigError, EnvelopeError
@@ -50,10 +50,12 @@ class NatsBackend:
         sink: is told outcomes and news.
 
     Raises:
-        ConfigError: a TLS file cannot be used, or a package is missing.
+        ConfigError: an option in ``extra`` is none, a TLS file cannot be used, or a
+            package is missing.
     """
 
     def __init__(self, config: NatsConfig, sink: Sink) -> None:
+        check_extra(config)
         if config.tls:
             tls_context(config)  # wrong files are said now, not at every attempt
         if (config.nkey_seed or config.nkey_seed_file or config.creds_file) and (
@@ -73,9 +75,8 @@ class NatsBackend:
             config, sink, self._handover, self._readiness, self._workers.submit
         )
         self._closing = False
-        self._close_by = Deadline.after(0)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._resolver: ThreadPoolExecutor | None = None
+        self._resolver: Resolver | None = None
         self._thread: threading.Thread | None = None
         self._known_topics: set[str] = set()
         self._close_lock = threading.Lock()
@@ -86,8 +87,7 @@ class NatsBackend:
         """Start loop, resolver and workers now: none can start at process exit."""
         name = self._config.name
         self._workers.start()
-        # asyncio resolves host names in its default executor.
-        self._resolver = started_pool(1, f"{name}-resolver")
+        self._resolver = Resolver(f"{name}-resolver")
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(self._resolver)
         self._handover.attach(self._loop)
@@ -160,7 +160,6 @@ class NatsBackend:
         if not self._close_lock.acquire(timeout=deadline.remaining()):
             return
         try:
-            self._close_by = deadline
             loop, thread = self._loop, self._thread
             if loop is not None and thread is not None:
                 # Half of it for what is handed over and not written yet.
@@ -168,20 +167,16 @@ class NatsBackend:
                     grace = deadline.remaining() / 2
                     loop.call_soon_threadsafe(self._pump.stop, grace)
                 thread.join(deadline.remaining())
-            else:
-                self._end_half_started()
+            elif loop is not None:
+                loop.close()  # start() failed at the thread
             # After the loop: its last chunk is in the workers' queue by now. They
             # only parse and take locks of ours, so this does not wait for anybody.
             self._workers.close(deadline)
+            # Last: a name server that is silent may take all that is left.
+            if self._resolver is not None:
+                self._resolver.close(deadline)
         finally:
             self._close_lock.release()
-
-    def _end_half_started(self) -> None:
-        """Release what ``start`` made before it failed."""
-        if self._resolver is not None:
-            end_pool(self._resolver, self._close_by)
-        if self._loop is not None:
-            self._loop.close()
 
     # -- the loop's thread ---------------------------------------------------------------
 
@@ -191,9 +186,8 @@ class NatsBackend:
                 self._loop.call_soon_threadsafe(self._pump.look)
 
     def _run(self) -> None:
-        loop, resolver = self._loop, self._resolver
+        loop = self._loop
         assert loop is not None  # noqa: S101 - made before the thread
-        assert resolver is not None  # noqa: S101 - likewise
         asyncio.set_event_loop(loop)
         loop.set_exception_handler(self._on_loop_error)
         try:
@@ -204,8 +198,6 @@ class NatsBackend:
                 task.cancel()
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-            # A resolver that hangs is waited for no longer than the deadline.
-            end_pool(resolver, self._close_by)
             loop.close()
 
     def _on_loop_error(

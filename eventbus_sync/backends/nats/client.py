@@ -3,9 +3,12 @@ nats-py's client as one connection needs it: used once, watched closely.
 
 All use of nats-py's inside is here, and why: its public API loses the subject of a
 permission error (it lowers the text), may go on with a reader that has died, offers TLS
-only where the server asks for it, waits for the peer when it closes, and spends more
-time on a message than the server does. ``tests/integration`` holds it to that.
+only where the server asks for it, waits for the peer when it closes, stumbles over the
+answer to a PING that was given up, and spends more time on a message than the server
+does. ``tests/integration`` holds it to that.
 """
+
+import asyncio
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -73,6 +76,11 @@ class OneClient(Client):
         numbered = isinstance(self._max_payload, int)
         if not (self.is_connected and numbered and self._server_info.get("headers")):
             raise nats.errors.ProtocolError
+
+    @property
+    def server_id(self) -> str:
+        """The server's name for itself, a new one each time it is started."""
+        return str(self._server_info.get("server_id"))
 
     @property
     def usable(self) -> bool:
@@ -156,6 +164,12 @@ class OneClient(Client):
             text = err_msg.strip("'")
         # Not nats-py's own: it would close in a task that nobody waits for.
         self._on_error_text(text)
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].cancelled():
+            # Nobody waits for it any more; nats-py would stumble over that.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     async def _process_msg(
         self,

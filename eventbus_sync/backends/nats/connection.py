@@ -138,6 +138,11 @@ class Connection:
     # -- while it is up ----------------------------------------------------------------
 
     @property
+    def server_id(self) -> str:
+        """The server's name for itself, a new one each time it is started."""
+        return self.client.server_id
+
+    @property
     def max_payload(self) -> int:
         """The server's limit for header and body together, in bytes."""
         return int(self.client.max_payload)
@@ -156,15 +161,17 @@ class Connection:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the connection is done
             self.abandon(connection_error(exc, self.server), by_server=True)
 
-    async def round_trip(self, seconds: float) -> None:
-        """Return when the server has read all that was written, or it is lost."""
+    async def round_trip(self, seconds: float) -> bool:
+        """Return whether the server has read all that was written; it is lost if not."""
         try:
             async with asyncio.timeout(seconds):
                 await self.ask(self.client.round_trip(seconds))
         except EventBusError:
-            pass  # it is lost, and its owner knows
+            return False  # it is lost, and its owner knows
         except Exception as exc:  # noqa: BLE001 - whatever it is, the connection is done
             self.abandon(connection_error(exc, self.server))
+            return False
+        return True
 
     async def ask(self, request: Coroutine[Any, Any, T]) -> T:
         """

@@ -5,6 +5,7 @@ Credentials are read anew for every connection, so that they may be rotated in p
 No text from here repeats one.
 """
 
+import inspect
 import re
 import ssl
 
@@ -13,7 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nats.aio.client import Client
+
 from eventbus_sync.config import NatsConfig
+from eventbus_sync.config.extra import nats as refused
+from eventbus_sync.config.fields import nearest
 from eventbus_sync.errors import ConfigError
 
 
@@ -59,6 +64,25 @@ def connect_options(
         if name is not None:
             options.update(tls_hostname=name)
     return options
+
+
+def check_extra(config: NatsConfig) -> None:
+    """
+    Refuse options that nats-py does not know: no connection would ever be made.
+
+    Raises:
+        ConfigError: which one, and which may be meant.
+    """
+    known = list(inspect.signature(Client.connect).parameters)[1:]
+    for name in config.extra:
+        if name not in known:
+            meant = nearest(name, known)
+            free = [option for option in known if not refused(config, option, None)]
+            hint = f"did you mean {meant!r}?" if meant else f"it has {', '.join(free)}"
+            msg = (
+                f"extra holds {name!r}, which is no option of nats-py's connect: {hint}"
+            )
+            raise ConfigError(msg)
 
 
 def tls_context(config: NatsConfig) -> ssl.SSLContext:

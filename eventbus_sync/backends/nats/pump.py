@@ -135,8 +135,8 @@ class Pump:
             await connection.close(self._grace)
         finally:
             self._connection = None
-            self._dialer.learn(connection)
             self._answers.interrupted()
+            self._dialer.learn(connection)
             await connection.discard()
 
     def _reason(self) -> str:

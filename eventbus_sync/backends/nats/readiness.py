@@ -6,7 +6,7 @@ import threading
 
 from collections.abc import Callable
 
-from eventbus_sync._threads import Deadline
+from eventbus_sync._threads import Deadline, WaitList
 from eventbus_sync.errors import (
     AuthenticationFailed,
     BrokerUnreachable,
@@ -25,7 +25,8 @@ class Readiness:
     """Whether events can be published, as the latest attempt showed. Thread-safe."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = WaitList()
         self._verdicts = 0
         self._ready = False
         # The latest verdict, and the latest word about the connection.
@@ -35,28 +36,28 @@ class Readiness:
 
     def ready(self) -> None:
         """Events can be published."""
-        with self._changed:
+        with self._lock:
             self._ready, self._verdict = True, None
             self._verdicts += 1
-            self._changed.notify_all()
+            self._changed.wake_all_locked()
 
     def failed(self, error: EventBusError) -> None:
         """They cannot, or not as promised; somebody goes on trying."""
-        with self._changed:
+        with self._lock:
             self._ready, self._verdict, self._error = False, error, error
             self._verdicts += 1
-            self._changed.notify_all()
+            self._changed.wake_all_locked()
 
     def lost(self, error: EventBusError) -> None:
         """There is no connection, and why; other servers may not have been asked."""
-        with self._changed:
+        with self._lock:
             self._ready, self._error = False, error
 
     def close(self) -> None:
         """Nobody tries any more."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._changed.wake_all_locked()
 
     def wait(self, deadline: Deadline, look: Callable[[], None], where: str) -> None:
         """
@@ -72,13 +73,17 @@ class Readiness:
             BrokerUnreachable: nothing good came in time; the last error is its cause.
             BusClosed: the bus was closed meanwhile.
         """
-        with self._changed:
+        with self._lock:
             if self._ready:
                 return
             seen = self._verdicts
         look()
-        with self._changed:
-            while not self._closed:
+        ticket = None
+        while True:
+            with self._lock:
+                self._changed.leave_locked(ticket)
+                if self._closed:
+                    raise BusClosed
                 if self._ready:
                     return
                 if self._verdicts > seen and isinstance(self._verdict, LASTING):
@@ -88,5 +93,5 @@ class Readiness:
                     reason = f": {self._error}" if self._error is not None else ""
                     msg = f"no NATS server was ready in time at {where}{reason}"
                     raise BrokerUnreachable(msg) from self._error
-                self._changed.wait(deadline.remaining())
-        raise BusClosed
+                ticket = self._changed.enlist_locked()
+            ticket.acquire(timeout=deadline.remaining())

@@ -2,7 +2,6 @@
 What is written next, and what never may be. Lives on the loop thread.
 """
 
-import asyncio
 import time
 
 from collections import deque
@@ -15,15 +14,16 @@ from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.handover import HandOver
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record, plain_message
-from eventbus_sync.backends.nats.stream import WINDOW_MARGIN, StreamCheck
+from eventbus_sync.backends.nats.stream import StreamCheck
+from eventbus_sync.config.nats import WINDOW_MARGIN
 from eventbus_sync.errors import MessageRefused, PublishError
 
 
 #: About how many bytes, and at most how many messages, are written at once; after that
 #: answers get their turn.
 BATCH_BYTES, BATCH_MESSAGES = 64 * 1024, 256
-#: For how long events are sent one by one, and how often their answers are looked for.
-ONE_BY_ONE_SECONDS, LOOK_SECONDS = 5.0, 0.002
+#: For how long events are sent one by one.
+ONE_BY_ONE_SECONDS = 5.0
 
 
 class Sender:
@@ -112,15 +112,14 @@ class Sender:
                 continue
             record.attempted(now)
             await connection.write(record.parts(connection.reply_prefix))
-            while self._awaited(record) and not connection.lost:  # noqa: ASYNC110 - answers set no event
-                await asyncio.sleep(LOOK_SECONDS)
-            if self._awaited(record) and culprit.is_it(record.token, connection):
+            read = await connection.round_trip(ONE_BY_ONE_SECONDS)
+            answered = not record.outstanding or self._pending.get(record.token) is None
+            if read or answered:
+                culprit.is_not(record.token)
+            elif culprit.is_it(record.token, connection):
                 said = connection.protocol_error or "it says nothing"
                 text = f"{connection.server} ends connections over this event: {said}"
                 self._refuse(record, MessageRefused(text))
-
-    def _awaited(self, record: Record) -> bool:
-        return record.outstanding and self._pending.get(record.token) is record
 
     def _next_record(self) -> Record | None:
         if self._again:
@@ -137,6 +136,7 @@ class Sender:
             return False  # on its way already, or settled meanwhile
         if self._gates.holds(record):
             return False
+        # Some of it is left for the way to the server, and for clocks that differ.
         window = self._stream.window - WINDOW_MARGIN
         if record.written_at and now > record.written_at + window:
             # The stream would take a repeat for a new event.

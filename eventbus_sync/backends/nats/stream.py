@@ -14,15 +14,13 @@ from nats.js.api import StorageType, StreamConfig
 from eventbus_sync.backends.base import Sink
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.config import NatsConfig
+from eventbus_sync.config.nats import WINDOW_MARGIN
 from eventbus_sync.errors import BrokerUnreachable, EventBusError, StreamInvalid
 
 
 if TYPE_CHECKING:
     from nats.js.manager import JetStreamManager
 
-#: How much of the duplicate window is left unused when an event is sent again, for
-#: the way to the server and the difference between two clocks, in seconds.
-WINDOW_MARGIN = 5.0
 #: The server's default, assumed where nothing better is known, in seconds.
 DEFAULT_WINDOW = 120.0
 #: Seconds to the first and at most between later looks at a stream that is not fit.
@@ -128,7 +126,7 @@ async def ensure_stream(connection: Connection, config: NatsConfig) -> float:
         BrokerUnreachable: JetStream does not answer now.
         EventBusError: the connection was lost, or may not be used for this.
     """
-    if not config.jetstream or config.stream is None or config.ensure_stream == "skip":
+    if not _looks(config):
         return DEFAULT_WINDOW
     manager = _manager(connection, config)
     try:
@@ -161,15 +159,26 @@ async def ensure_stream(connection: Connection, config: NatsConfig) -> float:
 
 def short_window(config: NatsConfig, window: float) -> StreamInvalid | None:
     """Return what is wrong with a window in which retries may be stored twice."""
-    if window >= config.delivery_timeout + WINDOW_MARGIN:
+    enough = config.delivery_timeout + WINDOW_MARGIN
+    if window >= enough or not config.jetstream:
         return None
+    if _looks(config):
+        what = f"stream {config.stream!r} recognises repeats for {window:g} s only"
+        cure = f"set its duplicate_window to at least {enough:g} s"
+    else:
+        what = f"repeats may be recognised for {window:g} s only, as no stream is looked at"
+        cure = 'name one as stream, with ensure_stream="validate"'
     return StreamInvalid(
-        f"stream {config.stream!r} recognises repeats for {window:g} s only, and "
-        f"events are retried for delivery_timeout={config.delivery_timeout:g} s: "
-        f"set its duplicate_window to at least "
-        f"{config.delivery_timeout + WINDOW_MARGIN:g} s, or lower delivery_timeout; "
-        "until then an event is not sent again once the window may have passed"
+        f"{what}, and events are retried for delivery_timeout="
+        f"{config.delivery_timeout:g} s: {cure}, or lower delivery_timeout; until then "
+        "an event is not sent again once the window may have passed"
     )
+
+
+def _looks(config: NatsConfig) -> bool:
+    """Return whether there is a stream to look at."""
+    named = config.stream is not None and config.ensure_stream != "skip"
+    return config.jetstream and named
 
 
 def covers(pattern: str, subject: str) -> bool:
