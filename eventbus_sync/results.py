@@ -98,7 +98,9 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         super().__init__(maxsize=capacity)
         self._ended = False
         self._readers = WaitList()
-        self._taken = 0
+        # What was taken is the difference to what is still there, so that a reader who
+        # is interrupted half way leaves the books right.
+        self._inserted = 0
         self._dropped = 0
         # Threads that wait in get(): at exit nobody waits for them.
         self._waiting: set[int] = set()
@@ -185,7 +187,6 @@ class PublishResultChannel(queue.Queue[PublishResult]):
                             waiting.clear()
                         else:
                             batch = [waiting.popleft() for _ in range(most)]
-                        self._taken += len(batch)
                         break
                     if self._ended:
                         msg = "the bus is closed and its last result was taken"
@@ -224,6 +225,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
             # No call between these lines: an exception from outside lands before all
             # of them or after.
             self.queue += fits
+            self._inserted += inserted
             self.unfinished_tasks += inserted
             self._dropped += dropped
             del results[:]
@@ -241,7 +243,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
             return ChannelCounts(
                 capacity=self.maxsize,
                 queued=len(self.queue),
-                taken=self._taken,
+                taken=self._inserted - len(self.queue),
                 dropped=self._dropped,
             )
 
@@ -258,7 +260,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         self.all_tasks_done = threading.Condition(self.mutex)
         self.queue.clear()
         self.unfinished_tasks = 0
-        self._taken = self._dropped = 0
+        self._inserted = self._dropped = 0
         self._waiting = set()
         self._readers = WaitList()
         self._on_taken = None

@@ -128,7 +128,7 @@ IN_THE_CORE = [
         2,
         "taken results are not counted",
         _RESULTS,
-        "                        self._taken += len(batch)\n",
+        "            self._inserted += inserted\n",
         "",
         [
             f"{_OURS}2_each_outcome_is_in_one_book",
