@@ -9,6 +9,7 @@ Lock order: the lock here, then the channel's. Settling and inserting into the c
 are one step under this lock, so no snapshot can show an event between the two.
 """
 
+import copy
 import itertools
 import threading
 import time
@@ -222,7 +223,7 @@ class InFlight:
         if self._reserve:
             # The queue's length is read without its lock: it grows only under ours,
             # so it can only be shorter than what we see.
-            queued = len(self._channel.queue)
+            queued = len(self._channel.queue) + len(self._handing_over)
             if self._events + queued >= self._channel.maxsize:
                 return ChannelFull
         return None
@@ -299,8 +300,8 @@ class InFlight:
         """
         Move results into the channel; how many it had no room for.
 
-        When that is interrupted, they wait in the list for the next one who settles,
-        closes or counts.
+        When that is interrupted, they wait in the list for the next one who settles or
+        closes.
         """
         if not self._handing_over:
             return 0
@@ -370,7 +371,9 @@ class InFlight:
         """Settle everything that is left as unknown and return how many that were."""
         with self._lock:
             left = [event for event in self._order if event.state == _IN_FLIGHT]
-            self._hand_over_locked()
+            dropped = self._hand_over_locked()
+        if dropped:
+            self._on_results((), dropped)
         error = Abandoned()
         self.settle([(event, error) for event in left])
         return len(left)
@@ -379,7 +382,6 @@ class InFlight:
         """Return one consistent snapshot of the books."""
         with self._lock:
             self._trim_locked()
-            self._hand_over_locked()
             channel = self._channel._counts()  # noqa: SLF001 - the bus's side of the channel
             oldest = self._order[0].accepted_at if self._order else None
             return InFlightCounts(
@@ -392,7 +394,8 @@ class InFlight:
                 oldest_age=0.0 if oldest is None else time.monotonic() - oldest,
                 late_outcomes=self._late,
                 returned=self._returned,
-                queued=channel.queued,
+                # Not empty only after an interruption.
+                queued=channel.queued + len(self._handing_over),
                 taken=channel.taken,
                 dropped=channel.dropped,
             )
@@ -445,6 +448,10 @@ def _result(
             said.sequence,
             said.duplicate,
         )
+    # An outage ends thousands of events with one error. Whoever raises it makes its
+    # traceback longer: each result has one of its own.
+    cause, said = said.__cause__, copy.copy(said)
+    said.__cause__ = cause
     return PublishResult(
         event.event_id,
         event.topic,

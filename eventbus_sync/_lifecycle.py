@@ -15,7 +15,9 @@ inherit the parent's registration: every bus compares the pid before it acts.
 """
 
 import atexit
+import contextlib
 import enum
+import logging
 import os
 import sys
 import threading
@@ -24,7 +26,11 @@ import weakref
 
 from typing import NamedTuple, Protocol
 
+from eventbus_sync._threads import own_workers
 from eventbus_sync.errors import ConfigError
+
+
+logger = logging.getLogger("eventbus_sync")
 
 
 class State(enum.Enum):
@@ -43,8 +49,6 @@ class State(enum.Enum):
 class Activity(NamedTuple):
     """What the end of the process asks a bus."""
 
-    #: Begins the names of the bus's own threads.
-    name: str
     accepted: int
     exit_timeout: float
     #: The threads that wait for results.
@@ -114,9 +118,11 @@ def refuse_green_threads() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _running.clear()
+    own_workers.clear()
     for bus in list(_buses):
         bus._after_fork_in_child()  # noqa: SLF001 - the hook is the bus's own
+    # Last: it may be all that keeps a bus alive whose channel somebody holds.
+    _running.clear()
 
 
 def register_exit_hook() -> None:
@@ -150,12 +156,12 @@ def _wait_for_publishers() -> None:
     """
     accepted, quiet_since = -1, time.monotonic()
     while True:
-        buses = [bus._activity() for bus in list(_buses)]  # noqa: SLF001 - ours
+        buses = [bus._activity() for bus in _all_buses()]  # noqa: SLF001 - ours
         total = sum(bus.accepted for bus in buses)
         patience = max((bus.exit_timeout for bus in buses), default=0.0)
         readers = {reader for bus in buses for reader in bus.readers}
         ignored = {threading.main_thread(), threading.current_thread()}
-        ignored |= _idle_executor_threads([bus.name for bus in buses])
+        ignored |= _idle_executor_threads()
         busy = [
             thread
             for thread in threading.enumerate()
@@ -171,32 +177,60 @@ def _wait_for_publishers() -> None:
         time.sleep(0.02)
 
 
-def _idle_executor_threads(names: list[str]) -> set[threading.Thread]:
+def _idle_executor_threads() -> set[threading.Thread]:
     """
-    Return the threads of executors that run no task, and those of the buses *names*.
+    Return the threads of executors that run no task, our own executors' among them.
 
     They end only after us: the executors' hook, which lets tasks finish, comes after
     ours for our own workers' sake.
     """
-    ours = tuple(f"{name}-" for name in names)
-    executor = sys.modules.get("concurrent.futures.thread")
-    frames = sys._current_frames()  # noqa: SLF001 - documented as for specialised purposes
-    idle = set()
-    for thread, tasks in dict(getattr(executor, "_threads_queues", {})).items():
-        frame = frames.get(thread.ident or 0)
-        # A worker without a task waits, in C, in its own loop.
-        waits = frame is None or frame.f_code.co_name == "_worker"
-        if thread.name.startswith(ours) or (waits and not tasks.qsize()):
-            idle.add(thread)
+    idle = set(own_workers)
+    threads = sys.modules.get("concurrent.futures.thread")
+    processes = sys.modules.get("concurrent.futures.process")
+    # The names below are Python's own affair: where they are others, tasks just do not
+    # count as idle, and exit takes longer. (RuntimeError: one more just came.)
+    # ruff: disable[SLF001]
+    with contextlib.suppress(AttributeError, RuntimeError):
+        if threads is not None:
+            with threads._global_shutdown_lock:
+                queues = dict(threads._threads_queues)
+            frames = sys._current_frames()
+            for thread, tasks in queues.items():
+                frame = frames.get(thread.ident or 0)
+                # A worker without a task waits, in C, in its own loop.
+                waits = frame is None or frame.f_code.co_name == "_worker"
+                if waits and not tasks.qsize():
+                    idle.add(thread)
+        if processes is not None:
+            for thread in list(processes._threads_wakeups):
+                if not thread.pending_work_items:
+                    idle.add(thread)
+    # ruff: enable[SLF001]
     return idle
 
 
+def _all_buses() -> list[Bus]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # another thread makes one just now
+            return list(_buses)
+
+
 def _at_exit() -> None:
-    _wait_for_publishers()
+    try:
+        _wait_for_publishers()
+    except BaseException:
+        # Ctrl-C, most likely. It ends the waiting for others, not the flush.
+        logger.warning("interrupted while threads still publish", exc_info=True)
     # One clock for all: many buses share the exit time, they don't add theirs up.
     now = time.monotonic()
-    for bus in list(_buses):
-        bus._at_exit(now)  # noqa: SLF001 - the hook is the bus's own
+    for bus in _all_buses():
+        try:
+            bus._at_exit(now)  # noqa: SLF001 - the hook is the bus's own
+        except BaseException:
+            logger.warning("interrupted while flushing at exit", exc_info=True)
+            now = float("-inf")  # no more waiting, for this one and for the others
+            with contextlib.suppress(BaseException):
+                bus._at_exit(now)  # noqa: SLF001 - settles, and says what it left
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork

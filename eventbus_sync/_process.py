@@ -61,6 +61,7 @@ class PerProcess:
         # when the first was interrupted half way.
         closing = self._closing
         if not closing.acquire(timeout=deadline.remaining()):
+            logger.warning("%s: another thread still closes it", self._config.name)
             return
         try:
             with self._lock:
@@ -154,7 +155,6 @@ class PerProcess:
 
     def _activity(self) -> _lifecycle.Activity:
         return _lifecycle.Activity(
-            self._config.name,
             self._books().accepted,
             self._config.exit_timeout,
             set(self._channel._waiting),  # noqa: SLF001 - the bus's side of the channel

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 from collections.abc import Callable, Iterable
 
@@ -75,8 +76,16 @@ class WaitList:
 
     def wake_all_locked(self) -> None:
         """Wake everybody; they look again for what they wait for."""
-        while self._tickets:
-            self._tickets.pop().release()
+        # First released, then forgotten: who is interrupted in between leaves tickets
+        # that are woken once more, but none that nobody wakes.
+        for ticket in tuple(self._tickets):
+            if ticket.locked():
+                ticket.release()
+            self._tickets.discard(ticket)
+
+
+#: Threads of our executors, which end after the exit hook and not before.
+own_workers: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
 def spawn(name: str, target: Callable[[], object]) -> threading.Thread:

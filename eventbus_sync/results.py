@@ -173,6 +173,11 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         if timeout is not None and timeout < 0:
             msg = "'timeout' must be a non-negative number"
             raise ValueError(msg)
+        with self.mutex:
+            batch = self._pop_locked(most)
+        if batch:
+            self._tell_taken()
+            return batch
         give_up_at = None if timeout is None else time.monotonic() + timeout
         me = threading.get_ident()
         ticket = None
@@ -180,13 +185,8 @@ class PublishResultChannel(queue.Queue[PublishResult]):
             while True:
                 with self.mutex:
                     self._readers.leave_locked(ticket)
-                    waiting = self.queue
-                    if waiting:
-                        if len(waiting) <= most:
-                            batch = list(waiting)
-                            waiting.clear()
-                        else:
-                            batch = [waiting.popleft() for _ in range(most)]
+                    batch = self._pop_locked(most)
+                    if batch:
                         break
                     if self._ended:
                         msg = "the bus is closed and its last result was taken"
@@ -203,9 +203,22 @@ class PublishResultChannel(queue.Queue[PublishResult]):
                 ticket.acquire(timeout=remaining)
         finally:
             self._waiting.discard(me)
+        self._tell_taken()
+        return batch
+
+    def _pop_locked(self, most: int) -> list[PublishResult]:
+        waiting = self.queue
+        if most == 1:
+            return [waiting.popleft()] if waiting else []
+        if len(waiting) > most:
+            return [waiting.popleft() for _ in range(most)]
+        batch = list(waiting)
+        waiting.clear()
+        return batch
+
+    def _tell_taken(self) -> None:
         if self._on_taken is not None:
             self._on_taken()
-        return batch
 
     # -- the bus's side ------------------------------------------------------------
 

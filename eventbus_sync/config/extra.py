@@ -34,6 +34,8 @@ _KAFKA: Final = {
     "delivery.timeout.ms": "use delivery_timeout, in seconds",
     "enable.idempotence": "use idempotence",
     "security.protocol": "use tls and sasl_mechanism",
+    "test.mock.num.brokers": "events would go to a cluster that keeps nothing; "
+    "tests use eventbus_sync.testing",
     "ssl.ca.location": "use tls_ca",
     "ssl.certificate.location": "use tls_cert",
     "ssl.key.location": "use tls_key",

@@ -51,6 +51,14 @@ def get(bus):
         bus.get_publish_result_channel().get()
 
 
+def get_many(bus):
+    for _ in range(EVENTS):
+        bus.publish_envelope("t", event)
+    bus.flush()
+    while armed:
+        bus.get_publish_result_channel().get_many(3, timeout=0)
+
+
 def close(bus):
     bus.broker.freeze()
     for _ in range(EVENTS):
@@ -92,7 +100,9 @@ assert happened > ROUNDS / 4, happened
 """
 
 
-@pytest.mark.parametrize("what", ["publish", "publish_sync", "flush", "get", "close"])
+@pytest.mark.parametrize(
+    "what", ["publish", "publish_sync", "flush", "get", "get_many", "close"]
+)
 @pytest.mark.parametrize(
     "rounds", [50, pytest.param(500, marks=pytest.mark.slow)], ids=["few", "many"]
 )

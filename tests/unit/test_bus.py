@@ -167,7 +167,7 @@ def test_close_without_time(bus: MemoryBus, caplog: pytest.LogCaptureFixture) ->
     assert bus.publish_envelope_sync("orders", event()).success
     bus.close(0)
     assert caplog.records == []
-    assert not [t for t in threading.enumerate() if t.name.startswith("eventbus")]
+    eventually(lambda: not [t for t in threading.enumerate() if "eventbus" in t.name])
 
 
 def test_callbacks_must_be_callable(bus: MemoryBus) -> None:

@@ -183,7 +183,6 @@ class TestKafkaExtra:
     def test_everything_else_passes(self) -> None:
         """Other settings reach the driver, whatever their values are."""
         extra = {
-            "test.mock.num.brokers": 3,
             "socket.keepalive.enable": True,
             "oauth_cb": print,
             "enable.gapless.guarantee": False,

@@ -628,10 +628,11 @@ def test_check_waits_for_broker_and_producer_id(
 
 
 def test_check_without_idempotence_needs_no_producer_id(sink: RecordingSink) -> None:
-    """A broker that answers is enough."""
+    """A broker that answers is enough; which promises are off is said at the start."""
     backend = new_backend(sink, idempotence=False)
     backend.start()
     try:
+        assert "promises 5 and 6 are off" in sink.logs[0][1]
         eventually(lambda: FakeProducer.made)
         FakeProducer.made[0].settings["stats_cb"]('{"state": "UP"}')
         backend.check(Deadline.after(5))

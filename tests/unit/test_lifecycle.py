@@ -1,12 +1,16 @@
 """Fork and exit hooks, and what a bus does where threads are not threads."""
 
 import atexit
+import gc
+import os
 import pickle
 import sys
 import threading
 import types
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
@@ -23,6 +27,7 @@ from eventbus_sync import (
     MemoryConfig,
     _lifecycle,
 )
+from eventbus_sync._inflight import InFlight
 from eventbus_sync._threads import Deadline, join_all, spawn
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.config import BusConfig
@@ -345,3 +350,81 @@ def test_a_back_end_that_closes_refuses(bus: MemoryBus) -> None:
     bus._runtime.connected()
     bus._runtime.connected()
     assert bus.health().reconnects == 0
+
+
+def test_promise_9_ctrl_c_ends_the_wait_for_publishers_not_the_flush(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does whatever else goes wrong while others are waited for."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_lifecycle, "_wait_for_publishers", interrupted)
+    bus.broker.freeze()
+    bus.publish_envelope("orders", event())
+    _lifecycle._at_exit()
+    assert bus.health().state == "closed"
+    assert bus.stats().unknown == 1
+    assert "interrupted while threads still publish" in caplog.text
+    assert "closed with 1 events unanswered" in caplog.text
+
+
+def test_promise_9_ctrl_c_ends_the_wait_of_the_flush_not_its_books(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The impatient second one: what is left is settled at once, and said."""
+    waits = iter([KeyboardInterrupt])
+    wait_settled = InFlight.wait_settled
+
+    def interrupted(table: InFlight, deadline: Deadline) -> int:
+        for error in waits:
+            raise error
+        assert deadline.remaining() == 0
+        return wait_settled(table, deadline)
+
+    bus.broker.freeze()
+    bus.publish_envelope("orders", event())
+    monkeypatch.setattr(InFlight, "wait_settled", interrupted)
+    _lifecycle._at_exit()
+    assert bus.health().state == "closed"
+    assert bus.stats().unknown == 1
+    assert "closed with 1 events unanswered" in caplog.text
+
+
+def test_promise_9_idle_executors_are_not_waited_for() -> None:
+    """Whether of threads or processes; their hook ends them, and comes after ours."""
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="eventbus-tasks") as threads,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes,
+    ):
+        assert threads.submit(abs, -1).result() == processes.submit(abs, -1).result()
+        known = set(threads._threads) | {processes._executor_manager_thread}
+        eventually(lambda: known <= _lifecycle._idle_executor_threads())
+        busy, go_on = threading.Event(), threading.Event()
+
+        def work() -> None:
+            busy.set()
+            go_on.wait()
+
+        threads.submit(work)
+        busy.wait()
+        assert not set(threads._threads) & _lifecycle._idle_executor_threads()
+        go_on.set()
+
+
+def test_promise_8_a_channel_whose_bus_was_dropped_is_emptied_too() -> None:
+    """The bus runs, so it lives; nothing but us holds it, and somebody its channel."""
+    bus = MemoryBus()
+    channel = bus.get_publish_result_channel()
+    bus.publish_envelope("orders", event())
+    bus.flush(10)
+    del bus
+    gc.collect()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(channel.qsize())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert channel.get(timeout=10).success
+    for running in list(_lifecycle._running):
+        running.close(5)  # type: ignore[attr-defined]

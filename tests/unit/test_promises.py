@@ -316,6 +316,20 @@ def test_promise_1_a_callback_that_raises_costs_the_others_nothing(
     assert bus.stats().acked == 3
 
 
+def test_promise_1_each_result_has_an_error_of_its_own(bus: MemoryBus) -> None:
+    """An outage ends many events alike; whoever raises one error changes no other."""
+    bus.broker.reject(BrokerFull("no room"), times=2)
+    first, second = (bus.publish_envelope_sync("orders", event()) for _ in range(2))
+    assert first.error is not None
+    assert second.error is not None
+    assert first.error is not second.error
+    assert str(first.error) == str(second.error) == "no room"
+    with pytest.raises(BrokerFull):
+        raise first.error
+    assert first.error.__traceback__ is not None
+    assert second.error.__traceback__ is None
+
+
 # -- promise 2: the books balance ------------------------------------------------------
 
 

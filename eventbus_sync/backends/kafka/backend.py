@@ -19,6 +19,7 @@ this file                   the publishers' side, ``check`` and ``close``
 ==========================  ==========================================================
 """
 
+import logging
 import re
 import threading
 import time
@@ -87,6 +88,12 @@ class KafkaBackend:
 
     def start(self) -> None:
         """Start the poll thread, which makes the producer: that may block."""
+        if not self._config.idempotence:
+            self._sink.log(
+                logging.WARNING,
+                "idempotence=False: promises 5 and 6 are off, an event may be stored "
+                "twice or out of order",
+            )
         self._thread = spawn(f"{self._config.name}-kafka-poll", self._poller.run)
 
     def close(self, deadline: Deadline) -> None:

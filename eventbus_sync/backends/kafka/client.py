@@ -77,6 +77,10 @@ class Report:
             client.broken = exc
 
 
+def _closed(*_: object, **__: object) -> None:
+    raise RuntimeError("this producer is closed")  # noqa: EM101, TRY003 - as the driver says
+
+
 class Client:
     """
     A producer that is made, polled, emptied and closed by the poll thread alone.
@@ -131,7 +135,7 @@ class Client:
                 "logger": self,
             }
         )
-        self.produce = self._producer.produce
+        self.produce: Callable[..., None] = self._producer.produce
 
     # -- while it works ----------------------------------------------------------------
 
@@ -292,6 +296,8 @@ class Client:
         One that holds messages all the same is left as it is.
         """
         self._retired = True
+        # A message that comes from here on would make the driver's close wait for it.
+        self.produce = _closed
         # Log lines count as well, and may come at any moment.
         for _ in range(_CLOSE_ATTEMPTS):
             if self.holds == 0:

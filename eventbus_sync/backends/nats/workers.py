@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from eventbus_sync._threads import Deadline
+from eventbus_sync._threads import Deadline, own_workers
 from eventbus_sync.backends.base import Ack, Settlement, Sink
 from eventbus_sync.backends.nats.ack import read_ack
 from eventbus_sync.backends.nats.answers import Answered
@@ -38,6 +38,7 @@ def started_pool(size: int, name: str) -> ThreadPoolExecutor:
         together.abort()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+    own_workers.update(pool._threads)  # noqa: SLF001 - there is no public way to them
     return pool
 
 
