@@ -20,6 +20,8 @@ from eventbus_sync.backends.kafka import backend as kafka
 from eventbus_sync.backends.kafka import client as _kafka_client
 from eventbus_sync.backends.kafka import poller as _kafka_poller
 from eventbus_sync.backends.kafka.backend import KafkaBackend
+from eventbus_sync.backends.kafka.client import Client
+from eventbus_sync.backends.kafka.link import Link
 from eventbus_sync.config import KafkaConfig
 from eventbus_sync.errors import (
     BackendBusy,
@@ -818,3 +820,13 @@ def test_a_refused_plain_message_is_reported(
     FakeProducer.made[0].on_produce = raising(error)
     backend.send_plain(message(), Deadline.after(5))
     assert sink.reports[0].code == "destination_not_found"
+
+
+def test_a_closed_client_takes_no_message(sink: RecordingSink) -> None:
+    """A late one would make the driver's close wait for it; it is refused at once."""
+    client = Client({"batch.size": 1}, sink, Link(sink, ()), lambda _: None)
+    produce = client._producer.produce
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.produce("orders")
+    assert client.produce is not produce

@@ -28,7 +28,7 @@ from eventbus_sync import (
     _lifecycle,
 )
 from eventbus_sync._inflight import InFlight
-from eventbus_sync._threads import Deadline, join_all, spawn
+from eventbus_sync._threads import Deadline, WaitList, join_all, spawn
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.config import BusConfig
 from eventbus_sync.errors import BrokerFull, StartFailed
@@ -411,6 +411,32 @@ def test_promise_9_idle_executors_are_not_waited_for() -> None:
         busy.wait()
         assert not set(threads._threads) & _lifecycle._idle_executor_threads()
         go_on.set()
+        slow = processes.submit(sorted, range(3_000_000))
+        assert processes._executor_manager_thread not in (
+            _lifecycle._idle_executor_threads()
+        )
+        assert len(slow.result()) == 3_000_000
+
+
+def test_promise_9_without_executors_none_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looking for their threads does not load them."""
+    for module in ("thread", "process"):
+        monkeypatch.delitem(sys.modules, f"concurrent.futures.{module}", raising=False)
+    assert _lifecycle._idle_executor_threads() == set(_lifecycle.own_workers)
+    assert "concurrent.futures.thread" not in sys.modules
+
+
+def test_waiting_threads_are_woken_once_and_forgotten() -> None:
+    """A wake-up that was interrupted is done again; tickets are released once only."""
+    waiting = WaitList()
+    woken, asleep = waiting.enlist_locked(), waiting.enlist_locked()
+    woken.release()
+    waiting.wake_all_locked()
+    assert not woken.locked()
+    assert not asleep.locked()
+    assert len(waiting) == 0
 
 
 def test_promise_8_a_channel_whose_bus_was_dropped_is_emptied_too() -> None:

@@ -36,7 +36,7 @@ from eventbus_sync import (
     Stats,
     _inflight,
 )
-from eventbus_sync._inflight import InFlight, InFlightEvent
+from eventbus_sync._inflight import InFlight, InFlightEvent, Waiter
 from eventbus_sync._runtime import Runtime
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import Ack, Delivery, OutgoingMessage
@@ -722,6 +722,86 @@ def test_promise_9_a_second_closer_waits_for_the_first(bus: MemoryBus) -> None:
     assert second.returned()
     assert first.returned()
     assert states == ["closed"]
+
+
+def test_promise_9_a_closer_without_time_says_that_another_one_closes(
+    bus: MemoryBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not wait, and the bus is not closed yet: that is not kept quiet."""
+    bus.broker.freeze()
+    bus.publish_envelope("orders", event())
+    first = Background(lambda: bus.close(10))
+    eventually(lambda: bus.health().state == "draining")
+    bus.close(0)
+    assert bus.health().state == "draining"
+    assert "another thread still closes it" in caplog.text
+    bus.broker.resume()
+    assert first.returned()
+
+
+def test_promise_9_an_interrupted_close_is_taken_up_where_it_stopped(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its back end may be gone: nothing is left to wait for, only to be settled."""
+    bus.broker.freeze()
+    bus.publish_envelope("orders", event())
+    backend = runtime_of(bus).backend
+
+    def interrupted(deadline: Deadline) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bus.close(0.1)
+    waited: list[Deadline] = []
+    monkeypatch.setattr(InFlight, "wait_settled", lambda _, by: waited.append(by))
+    bus.close(10)
+    assert waited == []
+    assert bus.health().state == "closed"
+    assert bus.stats().unknown == 1
+
+
+def test_promise_2_a_late_interruption_with_a_full_channel(
+    make: Callable[..., MemoryBus],
+) -> None:
+    """The outcome was there, its waiter is gone, no room: dropped, counted and said."""
+    bus = make(result_capacity=1)
+    errors: list[Exception] = []
+    bus.set_error_handler(errors.append)
+    bus.publish_envelope("orders", event())
+    assert bus.flush(10) == 0
+    result = bus.publish_envelope_sync("orders", event())
+    waiter = Waiter()
+    waiter.result = result
+    runtime_of(bus).in_flight.forget_waiter(waiter)
+    stats = bus.stats()
+    assert stats.balanced
+    assert (stats.queued, stats.dropped, stats.returned) == (1, 1, 0)
+    bus.close(5)
+    assert len(errors) == 1
+
+
+def test_promise_2_results_on_their_way_are_in_the_books(
+    make: Callable[..., MemoryBus],
+) -> None:
+    """Who settled them was interrupted; the next one who settles or closes helps."""
+    bus = make(result_capacity=1)
+    errors: list[Exception] = []
+    bus.set_error_handler(errors.append)
+    results = [bus.publish_envelope_sync("orders", event()) for _ in range(2)]
+    table = runtime_of(bus).in_flight
+    table._returned = 0
+    table._handing_over += results
+    stats = bus.stats()
+    assert stats.balanced
+    assert stats.queued == 2
+    bus.close(5)
+    stats = bus.stats()
+    assert stats.balanced
+    assert (stats.queued, stats.dropped) == (1, 1)
+    assert len(errors) == 1
+    assert "dropped 1 results" in str(errors[0])
 
 
 # -- promise 10: an outbox loses nothing -----------------------------------------------
