@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from eventbus_sync import (
     _lifecycle,
 )
 from eventbus_sync._inflight import InFlight
-from eventbus_sync._threads import Deadline, WaitList, join_all, spawn
+from eventbus_sync._threads import Deadline, WaitList, join_all, own_workers, spawn
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.config import BusConfig
 from eventbus_sync.errors import BrokerFull, StartFailed
@@ -399,7 +400,8 @@ def test_promise_9_idle_executors_are_not_waited_for() -> None:
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes,
     ):
         assert threads.submit(abs, -1).result() == processes.submit(abs, -1).result()
-        known = set(threads._threads) | {processes._executor_manager_thread}
+        manager: Any = processes._executor_manager_thread
+        known = set(threads._threads) | {manager}
         eventually(lambda: known <= _lifecycle._idle_executor_threads())
         busy, go_on = threading.Event(), threading.Event()
 
@@ -412,9 +414,7 @@ def test_promise_9_idle_executors_are_not_waited_for() -> None:
         assert not set(threads._threads) & _lifecycle._idle_executor_threads()
         go_on.set()
         slow = processes.submit(sorted, range(3_000_000))
-        assert processes._executor_manager_thread not in (
-            _lifecycle._idle_executor_threads()
-        )
+        assert manager not in _lifecycle._idle_executor_threads()
         assert len(slow.result()) == 3_000_000
 
 
@@ -424,7 +424,7 @@ def test_promise_9_without_executors_none_is_looked_for(
     """Looking for their threads does not load them."""
     for module in ("thread", "process"):
         monkeypatch.delitem(sys.modules, f"concurrent.futures.{module}", raising=False)
-    assert _lifecycle._idle_executor_threads() == set(_lifecycle.own_workers)
+    assert _lifecycle._idle_executor_threads() == set(own_workers)
     assert "concurrent.futures.thread" not in sys.modules
 
 
