@@ -41,8 +41,8 @@ class Row:
     position: int
     topic: str
     envelope: Envelope
-    headers: dict[str, str]
     created: float
+    headers: dict[str, str] = attrs.field(factory=dict)
     state: RowState = RowState.PENDING
     attempts: int = 0
     due: float = 0.0
@@ -82,7 +82,7 @@ class MemoryStore:
         with self.lock:
             now = time.monotonic()
             for envelope in envelopes:
-                row = Row(next(self._positions), topic, envelope, {}, now, **settings)
+                row = Row(next(self._positions), topic, envelope, now, **settings)
                 row.due = now + not_before
                 self.rows_by_id[envelope.event_id] = row
         if self.notifies:
