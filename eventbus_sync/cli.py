@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import eventbus_sync
 
+from eventbus_sync.cli_outbox import add_outbox
+from eventbus_sync.cli_relay import add_relay
 from eventbus_sync.errors import EventBusError
 
 
@@ -32,6 +34,7 @@ _EPILOG = """\
 begin with:
   {prog} demo
   {prog} demo --help
+  {prog} relay --help
 """
 
 _DEMO_DESCRIPTION = """\
@@ -134,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", dest="command", metavar="command"
     )
     _add_demo(commands, prog)
+    add_relay(commands, prog)
+    add_outbox(commands, prog)
     return parser
 
 
