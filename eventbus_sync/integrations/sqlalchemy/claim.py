@@ -87,7 +87,9 @@ def is_visible(table: Table) -> ColumnElement[bool]:
     )
 
 
-def claim(connection: Connection, database: Database, table: Table, wish: Wish) -> Claim:
+def claim(
+    connection: Connection, database: Database, table: Table, wish: Wish
+) -> Claim:
     """Do what ``OutboxStore.claim`` says, inside a transaction."""
     ordered = wish.ordering == "aggregate"
     size = choose.window_size(wish.limit)
@@ -238,9 +240,7 @@ def _lease(
         rows = connection.execute(change.returning(*columns)).all()
     else:
         connection.execute(change)
-        mine = select(*columns).where(
-            c.position.in_(positions), c.lease == wish.lease
-        )
+        mine = select(*columns).where(c.position.in_(positions), c.lease == wish.lease)
         rows = connection.execute(mine).all()
     records = [_record(row, wish.lease) for row in rows]
     return tuple(sorted(records, key=lambda record: record.position))

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from sqlalchemy import Double
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import UserDefinedType
@@ -40,6 +41,10 @@ class Xid8(UserDefinedType[str]):
     def get_col_spec(self, **_: Any) -> str:
         """Return the type's name."""
         return "XID8"
+
+
+# So that reflection, Alembic's too, knows what it finds.
+PGDialect.ischema_names.setdefault("xid8", Xid8)
 
 
 @compiles(now)

@@ -77,17 +77,16 @@ def _mark(
     if not database.returns_updated:
         # Nothing says afterwards which rows it were: find out first, and lock them.
         c = table.c
-        mine = set(
-            connection.execute(
-                select(c.position, c.lease)
-                .where(_guard(table, marks))
-                .order_by(c.position)
-                .with_for_update()
-            )
-            .tuples()
-            .all()
+        query = (
+            select(c.position, c.lease)
+            .where(_guard(table, marks))
+            .order_by(c.position)
+            .with_for_update()
         )
-        marks = [one for one in marks if (one.record.position, one.record.lease) in mine]
+        mine = {(row.position, row.lease) for row in connection.execute(query)}
+        marks = [
+            one for one in marks if (one.record.position, one.record.lease) in mine
+        ]
     published = [one for one in marks if one.change is Change.PUBLISH]
     others = [one for one in marks if one.change is not Change.PUBLISH]
     moved: set[int] = set()

@@ -90,13 +90,10 @@ def stats(connection: Connection, database: Database, table: Table) -> OutboxSta
         )
     }
     # By the index alone: nothing but the state is asked of them.
-    settled: dict[str, int] = dict(
-        connection.execute(
-            select(c.state, func.count()).where(c.state != PENDING).group_by(c.state)
-        )
-        .tuples()
-        .all()
-    )
+    by_state = select(c.state, func.count()).where(c.state != PENDING)
+    settled = {
+        state: rows for state, rows in connection.execute(by_state.group_by(c.state))
+    }
     # Rows are written in the order of their positions.
     oldest = connection.scalar(
         select(now() - c.created_at)
@@ -119,7 +116,9 @@ def stats(connection: Connection, database: Database, table: Table) -> OutboxSta
     )
 
 
-def _hidden(connection: Connection, database: Database, table: Table) -> tuple[int, str]:
+def _hidden(
+    connection: Connection, database: Database, table: Table
+) -> tuple[int, str]:
     if database.name != "postgresql" or not database.commit_order:
         return 0, ""
     rows = connection.scalar(
@@ -228,9 +227,7 @@ def discard(
 ) -> tuple[str, ...]:
     """Do what ``OutboxStore.discard`` says."""
     c = table.c
-    query = (
-        select(c.position, c.event_id).where(c.state == DEAD).order_by(c.position)
-    )
+    query = select(c.position, c.event_id).where(c.state == DEAD).order_by(c.position)
     found = _of_ids(connection, database, query, c.event_id, event_ids)
     values = {"state": RowState.DISCARDED.value, "settled_at": now()}
     _move(connection, table, found, values)

@@ -1,20 +1,34 @@
 """``SqlAlchemyOutbox``: the write side for applications, the store for relays."""
 
+import contextlib
+
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eventbus_sync._threads import Deadline
 from eventbus_sync.envelope import Envelope
+from eventbus_sync.errors import SchemaMismatch, StoreFailed
 from eventbus_sync.integrations.sqlalchemy import (
     claim as _claim,
+)
+from eventbus_sync.integrations.sqlalchemy import (
     marks as _marks,
+)
+from eventbus_sync.integrations.sqlalchemy import (
     operate as _operate,
+)
+from eventbus_sync.integrations.sqlalchemy import (
+    schema as _schema,
+)
+from eventbus_sync.integrations.sqlalchemy import (
     writing as _writing,
 )
 from eventbus_sync.integrations.sqlalchemy.database import Database
+from eventbus_sync.integrations.sqlalchemy.listen import Listener
 from eventbus_sync.integrations.sqlalchemy.table import DEFAULT_NAME, outbox_table
 from eventbus_sync.integrations.sqlalchemy.writing import Transactional
 from eventbus_sync.outbox.record import (
@@ -66,6 +80,8 @@ class SqlAlchemyOutbox:
         self.table = outbox_table(metadata, table_name, schema=schema)
         self._database = Database(engine, commit_order=commit_order)
         self._notifier = _writing.Notifier(table_name) if notify else None
+        self._listener = Listener(engine, table_name) if notify else None
+        self._checked = False
 
     def create_all(self) -> None:
         """Create the table and its indexes if the table is not there."""
@@ -103,10 +119,15 @@ class SqlAlchemyOutbox:
             AutocommitRefused: the connection has no transactions.
             DuplicateKey: there is a row of this event id; the transaction can go on.
             EnvelopeError: a part does not fit into the table, or is no header.
+            SchemaMismatch: the table has not the columns that it needs.
         """
         row = _writing.row_of(topic, envelope, not_before, headers, idempotency_key)
         connection = _writing.connection_of(session_or_connection, self.table)
-        event_id = _writing.add(connection, self.table, row)
+        try:
+            event_id = _writing.add(connection, self.table, row)
+        except DBAPIError as error:
+            self._explain(connection, error)
+            raise
         if self._notifier is not None:
             self._notifier.tell(connection)
         return event_id
@@ -131,7 +152,11 @@ class SqlAlchemyOutbox:
             for envelope in envelopes
         ]
         connection = _writing.connection_of(session_or_connection, self.table)
-        event_ids = _writing.add_many(connection, self.table, rows)
+        try:
+            event_ids = _writing.add_many(connection, self.table, rows)
+        except DBAPIError as error:
+            self._explain(connection, error)
+            raise
         if rows and self._notifier is not None:
             self._notifier.tell(connection)
         return event_ids
@@ -177,12 +202,14 @@ class SqlAlchemyOutbox:
             lambda c: _operate.purge(c, self._database, self.table, older_than, limit)
         )
 
-    def wait(self, deadline: Deadline) -> bool:  # noqa: ARG002
+    def wait(self, deadline: Deadline) -> bool:
         """Wait until a row may have been committed; False if nothing tells that."""
-        return False
+        return self._listener is not None and self._listener.wait(deadline)
 
     def wake(self) -> None:
         """End a ``wait`` of another thread."""
+        if self._listener is not None:
+            self._listener.wake()
 
     def stats(self) -> OutboxStats:
         """Return counts and ages."""
@@ -212,6 +239,48 @@ class SqlAlchemyOutbox:
 
     def close(self) -> None:
         """Let go of what waits for notifications; the engine stays the caller's."""
+        if self._listener is not None:
+            self._listener.close()
+
+    # -- inside ------------------------------------------------------------------------
+
+    def check_schema(self) -> None:
+        """
+        Compare the table in the database with what is needed.
+
+        Raises:
+            SchemaMismatch: it is missing, or a column is not as it must be.
+            StoreFailed: the database could not be asked.
+        """
+        self._database.run(self._check, writes=False)
+        self._checked = True
+
+    def _check(self, connection: Connection) -> None:
+        in_order = self._database.commit_order
+        _schema.check(connection, self.table, commit_order=in_order)
 
     def _run(self, work: Callable[[Connection], T], *, writes: bool = True) -> T:
-        return self._database.run(work, writes=writes)
+        # Once, before anything is done: a wrong table may also look right at first.
+        if not self._checked:
+            self.check_schema()
+        try:
+            return self._database.run(work, writes=writes)
+        except StoreFailed:
+            # Look again next time: somebody may have migrated under us.
+            self._checked = False
+            raise
+
+    def _explain(self, connection: Connection, error: DBAPIError) -> None:
+        """Raise SchemaMismatch if that is why a statement of ``add`` failed."""
+        if error.connection_invalidated:
+            return
+        with contextlib.suppress(SQLAlchemyError):
+            try:
+                if connection.dialect.name == "postgresql":
+                    # The transaction is over there: ask on another connection.
+                    with connection.engine.connect() as other:
+                        self._check(other)
+                else:
+                    self._check(connection)
+            except SchemaMismatch as mismatch:
+                raise mismatch from error.orig

@@ -7,13 +7,13 @@ go on, also on PostgreSQL.
 
 import weakref
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, func, insert, or_, select
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
 from eventbus_sync.envelope import Envelope
@@ -138,8 +138,9 @@ def add(connection: Connection, table: Table, row: dict[str, Any]) -> str:
     cause: IntegrityError | None = None
     if connection.dialect.name == "postgresql":
         # There an error would end the whole transaction, and commit() say nothing.
-        statement = postgresql.insert(table).inline().on_conflict_do_nothing()
-        if connection.execute(statement, row).rowcount:
+        statement = postgresql.insert(table).on_conflict_do_nothing()
+        done = connection.execute(statement.returning(table.c.position), row)
+        if done.first() is not None:
             return from_column(row["event_id"])
     else:
         try:
@@ -215,13 +216,3 @@ class Notifier:
             return
         connection.execute(select(func.pg_notify(self._channel, "")))
         self._told.add(nested or root)
-
-
-def is_schema_error(error: Exception) -> bool:
-    """Return whether *error* may come from a table that is not as it must be."""
-    return isinstance(error, DBAPIError)
-
-
-def envelopes_of(given: Iterable[Envelope]) -> list[Envelope]:
-    """Return what ``add_many`` was given as a list."""
-    return list(given)
