@@ -2,6 +2,8 @@
 Databases for tests: a SQLite file, PostgreSQL from a wheel, an own MariaDB.
 
 A server that is not installed skips the test with the reason; in CI it fails it.
+
+PYTEST_DONT_REWRITE: nothing is asserted here, and so it may be imported beforehand.
 """
 
 import contextlib

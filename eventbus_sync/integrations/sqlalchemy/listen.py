@@ -97,16 +97,13 @@ class Listener:
 
     def _wait(self, deadline: Deadline) -> bool:
         self._leave_to_parent()
-        if self._bell is None:
-            self._bell = socket.socketpair()
-            for end in self._bell:
-                end.setblocking(False)
+        bell = self._with_bell()
         if self._connection is None:
             if time.monotonic() < self._not_before:
                 return False
             self._connect()
             return True
-        driver: Any = self._connection.connection.driver_connection
+        driver: Any = self._connection.connection.dbapi_connection
         if time.monotonic() - self._heard_at > _QUIET:
             driver.execute("SELECT 1")
             self._heard_at = time.monotonic()
@@ -115,16 +112,22 @@ class Listener:
             return True
         with selectors.DefaultSelector() as selector:
             selector.register(driver.fileno(), selectors.EVENT_READ)
-            selector.register(self._bell[0], selectors.EVENT_READ)
+            selector.register(bell, selectors.EVENT_READ)
             while not deadline.expired():
-                for key, _ in selector.select(deadline.remaining()):
-                    if key.fileobj is self._bell[0]:
-                        with contextlib.suppress(BlockingIOError):
-                            self._bell[0].recv(4096)
-                        return True
-                    if self._heard(driver):
-                        return True
+                ready = {key.fileobj for key, _ in selector.select(deadline.remaining())}
+                if bell in ready:
+                    bell.recv(4096)
+                    return True
+                if ready and self._heard(driver):
+                    return True
         return True
+
+    def _with_bell(self) -> socket.socket:
+        """Return the end of a pair at which ``wake`` rings."""
+        if self._bell is None:
+            self._bell = socket.socketpair()
+            self._bell[1].settimeout(0)  # full of rings is as good as one more
+        return self._bell[0]
 
     def _heard(self, driver: Any) -> bool:
         heard = sum(1 for _ in driver.notifies(timeout=0))

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, func, insert, or_, select
+from sqlalchemy import (
+    Connection,
+    Table,
+    TwoPhaseTransaction,
+    func,
+    insert,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
@@ -214,5 +222,7 @@ class Notifier:
         root, nested = connection.get_transaction(), connection.get_nested_transaction()
         if root in self._told or nested in self._told:
             return
+        if isinstance(root, TwoPhaseTransaction):
+            return  # PostgreSQL prepares no transaction that notifies: relays poll
         connection.execute(select(func.pg_notify(self._channel, "")))
         self._told.add(nested or root)
