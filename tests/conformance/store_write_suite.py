@@ -160,7 +160,9 @@ class WriteConformance:
         self, outbox: SqlAlchemyOutbox, field: str, more: dict[str, str]
     ) -> None:
         kind = more.pop("event_type", "T")
-        envelope = Envelope("a", kind, 1, {}, event_id=more.pop("event_id", None), **more)  # type: ignore[arg-type]
+        envelope = Envelope(
+            "a", kind, 1, {}, event_id=more.pop("event_id", None), **more
+        )  # type: ignore[arg-type]
         with outbox.engine.begin() as connection:
             with pytest.raises(EnvelopeError, match=field) as caught:
                 outbox.add(connection, "t", envelope)
@@ -273,9 +275,7 @@ class WriteConformance:
 
     # -- the schema --------------------------------------------------------------------
 
-    @pytest.mark.parametrize(
-        "column", ["due_at", "payload", "idempotency_key"]
-    )
+    @pytest.mark.parametrize("column", ["due_at", "payload", "idempotency_key"])
     def test_a_missing_column_is_named(
         self, outbox: SqlAlchemyOutbox, column: str
     ) -> None:

@@ -159,9 +159,7 @@ class TestNotifications:
     """PostgreSQL wakes a relay."""
 
     @pytest.fixture
-    def outbox(
-        self, postgresql_outbox: SqlAlchemyOutbox
-    ) -> Iterator[SqlAlchemyOutbox]:
+    def outbox(self, postgresql_outbox: SqlAlchemyOutbox) -> Iterator[SqlAlchemyOutbox]:
         assert postgresql_outbox.wait(Deadline.after(5))  # a new connection: look
         yield postgresql_outbox
 

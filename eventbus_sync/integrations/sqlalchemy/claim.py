@@ -14,14 +14,15 @@ from typing import Any, Final
 import attrs
 
 from sqlalchemy import (
+    Alias,
     ColumnElement,
     Connection,
     Row,
+    ScalarSelect,
     Select,
     Table,
     and_,
     func,
-    literal,
     or_,
     select,
     true,
@@ -165,32 +166,31 @@ def _heads(
     head, other, leased, dead = (
         table.alias(name) for name in ("head", "other", "leased", "dead")
     )
-    # By ORDER BY and LIMIT each database reads one entry of the index; by min() or
-    # "is there an older one" some of them read all those of the aggregate.
-    oldest = (
-        select(other.c.position)
-        .where(other.c.aggregate_id == head.c.aggregate_id, other.c.state == PENDING)
-        .order_by(other.c.position)
-        .limit(1)
-        .correlate(head)
-        .scalar_subquery()
-    )
-    # Not correlated: what relays have now is little, and is read once.
+    def first(rows: Alias, state: str) -> ScalarSelect[int]:
+        # By ORDER BY and LIMIT each database reads one entry of the index; by min(),
+        # EXISTS or "is there an older one" some of them read all of the aggregate's,
+        # or all that are dead.
+        return (
+            select(rows.c.position)
+            .where(rows.c.aggregate_id == head.c.aggregate_id, rows.c.state == state)
+            .order_by(rows.c.position)
+            .limit(1)
+            .correlate(head)
+            .scalar_subquery()
+        )
+
+    # Not correlated: what relays have now is little, and is read once. For "is not
+    # null" SQLite would not take the index.
     in_use = select(leased.c.aggregate_id).where(
-        leased.c.lease.is_not(None), leased.c.lease_until > now()
+        leased.c.lease > "", leased.c.lease_until > now()
     )
     query = select(head.c.position).where(
         head.c.position.in_(heads),
-        head.c.position == oldest,
+        head.c.position == first(other, PENDING),
         head.c.aggregate_id.not_in(in_use),
     )
     if on_dead == "hold":
-        query = query.where(
-            ~select(literal(1))
-            .where(dead.c.aggregate_id == head.c.aggregate_id, dead.c.state == DEAD)
-            .correlate(head)
-            .exists()
-        )
+        query = query.where(first(dead, DEAD).is_(None))
     return set(connection.scalars(query))
 
 

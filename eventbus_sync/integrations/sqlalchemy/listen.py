@@ -114,7 +114,9 @@ class Listener:
             selector.register(driver.fileno(), selectors.EVENT_READ)
             selector.register(bell, selectors.EVENT_READ)
             while not deadline.expired():
-                ready = {key.fileobj for key, _ in selector.select(deadline.remaining())}
+                ready = {
+                    key.fileobj for key, _ in selector.select(deadline.remaining())
+                }
                 if bell in ready:
                     bell.recv(4096)
                     return True

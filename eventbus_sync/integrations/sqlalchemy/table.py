@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT, VARCHAR
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
@@ -114,8 +115,14 @@ def _indexes(table_name: str) -> list[Index]:
         Index(f"ix_{table_name}_state", "state", "position"),
         # The head of an aggregate, and whether it has dead rows.
         Index(f"ix_{table_name}_aggregate", "aggregate_id", "state", "position"),
-        # What a relay has now; few rows at any time.
-        Index(f"ix_{table_name}_lease", "lease"),
+        # What relays have now: few rows at any time, and only these, as far as the
+        # database allows, so that its planner knows how few.
+        Index(
+            f"ix_{table_name}_lease",
+            "lease",
+            sqlite_where=text("lease IS NOT NULL"),
+            postgresql_where=text("lease IS NOT NULL"),
+        ),
         # What can be purged.
         Index(f"ix_{table_name}_settled", "state", "settled_at"),
     ]
