@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from eventbus_sync.cli_database import DONE, NOTHING, add_database, answered
+from eventbus_sync.errors import StoreFailed
 
 
 if TYPE_CHECKING:
@@ -101,7 +102,13 @@ def add_outbox(
 
 
 def _init(_: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
-    outbox.create_all()
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - it is installed, see opened
+
+    try:
+        outbox.create_all()
+    except DBAPIError as error:
+        msg = f"the table could not be made: {error.orig}"
+        raise StoreFailed(msg) from error
     outbox.stats()  # a table that was there may be another one's
     sys.stdout.write(f"table {outbox.table.fullname} is ready\n")
     return DONE

@@ -52,12 +52,12 @@ database that goes away is waited for.
 
 _EPILOG = """\
 examples:
-  {prog} relay --db sqlite:///app.db --bus 'nats://localhost:4222?stream=ORDERS'
-  {prog} relay --db postgresql+psycopg://h/app --bus kafka://localhost:9092
-  {prog} relay --db sqlite:///app.db --bus kafka://localhost:9092 --once
+  export {db}=sqlite:///app.db
+  {prog} relay --bus 'nats://localhost:4222?stream=ORDERS'
+  {prog} relay --bus kafka://localhost:9092 --once
 
-URLs with passwords belong into ${db} and ${bus}:
-arguments stand in the list of processes.
+URLs with passwords belong into the environment, ${db}
+and ${bus}: arguments stand in the list of processes.
 
 --bus takes what EventBus.from_url takes; delivery_timeout is {timeout:g} s unless it
 says otherwise. --lease must be longer than that by 5 s.
@@ -261,7 +261,8 @@ class _Status:
             self._asked_at = now
             with contextlib.suppress(Exception):  # an outage: the relay says so itself
                 self._rows = self._outbox.stats()
-        self._write(_WIPE + self._line(os.get_terminal_size(self._stream.fileno())[0]))
+        columns = os.get_terminal_size(self._stream.fileno()).columns or 80
+        self._write(_WIPE + self._line(columns))
 
     def say(self, text: str) -> None:
         """Say something that stays."""

@@ -126,6 +126,8 @@ class OutboxRelay:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._run: Run | None = None
+        # It was stopped before it was ever started.
+        self._given_up = False
         self._counts = Counts()
         self._trouble = Trouble(self._settings.name)
 
@@ -145,7 +147,7 @@ class OutboxRelay:
     def finished(self) -> bool:
         """Whether it was stopped, so that another relay may take the bus."""
         run = self._run
-        return run is not None and run.stopping and not run.alive
+        return self._given_up if run is None else run.stopping and not run.alive
 
     # -- start and stop ---------------------------------------------------------------
 
@@ -209,8 +211,9 @@ class OutboxRelay:
                 self._counts,
                 self._trouble,
             )
-            run.start()
+            # First, so that threads that were started can be stopped, whatever happens.
             self._run = run
+            run.start()
 
     def stop(self, timeout: float | None = None) -> bool:
         """
@@ -232,6 +235,7 @@ class OutboxRelay:
         self._check_pid()
         run = self._run
         if run is None:
+            self._given_up = True
             return True
         if run.stop_asked and run.alive:
             run.abandon()
