@@ -1,11 +1,14 @@
 """The write side as tests: what ``add`` promises on every database."""
 
+import contextlib
 import sys
 import types
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
+import attrs
 import pytest
 
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, func, select
@@ -14,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from support.outbox_rows import aggregates, an_event, set_rows, take, write
 
 from eventbus_sync import Envelope, EnvelopeError
+from eventbus_sync.envelope.headers import check_extra_headers
 from eventbus_sync.errors import AutocommitRefused, DuplicateKey, SchemaMismatch
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 from eventbus_sync.outbox.record import OutboxRecord
@@ -52,9 +56,9 @@ class WriteConformance:
             session.rollback()
         with outbox.engine.connect() as connection:
             outbox.add(connection, "orders", an_event())  # and never committed
-        with pytest.raises(ZeroDivisionError), outbox.engine.begin() as connection:
+        with contextlib.suppress(KeyError), outbox.engine.begin() as connection:
             outbox.add(connection, "orders", an_event())
-            1 / 0  # noqa: B018
+            raise KeyError
         assert count(outbox) == 0
         assert take(outbox).records == ()
 
@@ -89,7 +93,7 @@ class WriteConformance:
             pytest.raises(AutocommitRefused),
         ):
             outbox.add(connection, "orders", an_event())
-        engine = create_engine(outbox.engine.url, **mode)  # type: ignore[arg-type]
+        engine = create_engine(outbox.engine.url, **mode)
         with Session(engine) as session, pytest.raises(AutocommitRefused):
             outbox.add_many(session, "orders", [an_event()])
         # The store's own transactions are transactions all the same.
@@ -148,30 +152,30 @@ class WriteConformance:
         assert take(outbox).records[0].payload == payload
 
     @pytest.mark.parametrize(
-        ("field", "more"),
+        ("field", "longest"),
         [
-            ("event_id", {"event_id": "x" * 513}),
-            ("event_type", {"event_type": "x" * 257}),
-            ("trace_id", {"trace_id": "x" * 257}),
-            ("correlation_id", {"correlation_id": "x" * 257}),
+            ("event_id", 512),
+            ("event_type", 256),
+            ("trace_id", 256),
+            ("correlation_id", 256),
         ],
     )
     def test_what_does_not_fit_is_refused_before_the_database(
-        self, outbox: SqlAlchemyOutbox, field: str, more: dict[str, str]
+        self, outbox: SqlAlchemyOutbox, field: str, longest: int
     ) -> None:
-        kind = more.pop("event_type", "T")
-        envelope = Envelope(
-            "a", kind, 1, {}, event_id=more.pop("event_id", None), **more
-        )  # type: ignore[arg-type]
+        fits, too_long = (
+            attrs.evolve(an_event(), **cast("Any", {field: "x" * length}))
+            for length in (longest, longest + 1)
+        )
         with outbox.engine.begin() as connection:
             with pytest.raises(EnvelopeError, match=field) as caught:
-                outbox.add(connection, "t", envelope)
+                outbox.add(connection, "t", too_long)
             assert caught.value.field == field
-            outbox.add(connection, "t", an_event())  # the transaction can go on
+            outbox.add(connection, "t", fits)  # the transaction can go on
         assert count(outbox) == 1
 
     def test_bad_arguments(self, outbox: SqlAlchemyOutbox) -> None:
-        bad = {
+        bad: dict[str, dict[str, Any]] = {
             "topic": {"topic": "  "},
             "envelope": {"envelope": b"{}"},
             "not_before": {"not_before": datetime(2026, 1, 1)},  # noqa: DTZ001
@@ -180,9 +184,9 @@ class WriteConformance:
         }
         with outbox.engine.begin() as connection:
             for field, wrong in bad.items():
-                given = {"topic": "t", "envelope": an_event(), **wrong}
+                given: dict[str, Any] = {"topic": "t", "envelope": an_event(), **wrong}
                 with pytest.raises(EnvelopeError) as caught:
-                    outbox.add(connection, **given)  # type: ignore[arg-type]
+                    outbox.add(connection, **given)
                 assert caught.value.field == field
         assert count(outbox) == 0
 
@@ -257,8 +261,6 @@ class WriteConformance:
     ) -> None:
         write(outbox, "a", "b", "c")
         set_rows(outbox, headers="{not json")
-        from eventbus_sync.envelope.headers import check_extra_headers
-
         for record in take(outbox).records:
             with pytest.raises(EnvelopeError, match="no JSON object"):
                 check_extra_headers(record.headers)

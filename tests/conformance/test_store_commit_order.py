@@ -1,9 +1,9 @@
 """Rows that are committed late are neither skipped nor overtaken; notifications."""
 
+import contextlib
 import threading
 import time
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -150,18 +150,21 @@ class TestSqliteOrder:
         with sqlite_outbox.engine.connect() as late:
             sqlite_outbox.add(late, "t", an_event("a"))
             url = f"{sqlite_outbox.engine.url}?timeout=0.1"
-            with an_engine(url) as impatient, Session(impatient) as session:
-                with pytest.raises(DBAPIError, match="locked"):
-                    sqlite_outbox.add(session, "t", an_event("a"))
+            with (
+                an_engine(url) as impatient,
+                Session(impatient) as session,
+                pytest.raises(DBAPIError, match="locked"),
+            ):
+                sqlite_outbox.add(session, "t", an_event("a"))
 
 
 class TestNotifications:
     """PostgreSQL wakes a relay."""
 
     @pytest.fixture
-    def outbox(self, postgresql_outbox: SqlAlchemyOutbox) -> Iterator[SqlAlchemyOutbox]:
+    def outbox(self, postgresql_outbox: SqlAlchemyOutbox) -> SqlAlchemyOutbox:
         assert postgresql_outbox.wait(Deadline.after(5))  # a new connection: look
-        yield postgresql_outbox
+        return postgresql_outbox
 
     @staticmethod
     def waited(outbox: SqlAlchemyOutbox, seconds: float) -> float:
@@ -212,9 +215,9 @@ class TestNotifications:
             assert told(sent) == 1
         # What a savepoint takes back is told again.
         with statements(outbox.engine) as sent, Session(outbox.engine) as session:
-            with pytest.raises(ZeroDivisionError), session.begin_nested():
+            with contextlib.suppress(KeyError), session.begin_nested():
                 outbox.add(session, "t", an_event())
-                1 / 0  # noqa: B018
+                raise KeyError
             outbox.add(session, "t", an_event())
             session.commit()
         assert told(sent) == 2

@@ -2,6 +2,8 @@
 
 import pytest
 
+from conformance.store_operate_suite import OperateConformance
+from conformance.store_order_suite import OrderConformance
 from conformance.store_suite import StoreConformance
 from conformance.store_write_suite import WriteConformance
 
@@ -11,7 +13,9 @@ from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 pytest_plugins = ["support.databases"]
 
 
-class TestMariaDB(StoreConformance, WriteConformance):
+class TestMariaDB(
+    StoreConformance, OrderConformance, OperateConformance, WriteConformance
+):
     """Every test of the suites."""
 
     claim_statements = 6

@@ -99,7 +99,9 @@ class DatabaseServer:
             self._process = None
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=self.folder
+        )
         if done.returncode:
             message = f"{command[0]} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}"
             raise RuntimeError(message)

@@ -10,6 +10,7 @@ import contextlib
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def an_engine(url: str) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def an_outbox(engine: Engine, **settings: bool) -> Iterator[SqlAlchemyOutbox]:
+def an_outbox(engine: Engine, **settings: Any) -> Iterator[SqlAlchemyOutbox]:
     """An outbox with a new table, which goes with it."""
     outbox = SqlAlchemyOutbox(engine, **settings)
     outbox.table.drop(engine, checkfirst=True)

@@ -14,9 +14,9 @@ from typing import Any, Final
 import attrs
 
 from sqlalchemy import (
-    Alias,
     ColumnElement,
     Connection,
+    FromClause,
     Row,
     ScalarSelect,
     Select,
@@ -166,7 +166,8 @@ def _heads(
     head, other, leased, dead = (
         table.alias(name) for name in ("head", "other", "leased", "dead")
     )
-    def first(rows: Alias, state: str) -> ScalarSelect[int]:
+
+    def first(rows: FromClause, state: str) -> ScalarSelect[int]:
         # By ORDER BY and LIMIT each database reads one entry of the index; by min(),
         # EXISTS or "is there an older one" some of them read all of the aggregate's,
         # or all that are dead.

@@ -38,7 +38,7 @@ class Database:
     Attributes:
         name: ``sqlite``, ``postgresql``, ``mysql`` (MariaDB too).
         locks_rows: whether single rows can be locked; else a writer is alone.
-        returns_updated: whether an UPDATE says which rows it changed.
+        commit_order: whether rows wait for older transactions; see SqlAlchemyOutbox.
     """
 
     def __init__(self, engine: Engine, *, commit_order: bool) -> None:
@@ -54,7 +54,7 @@ class Database:
 
     @property
     def returns_updated(self) -> bool:
-        # Known after the first connection.
+        """Whether an UPDATE says which rows it changed; known once connected."""
         return bool(self.engine.dialect.update_returning)
 
     def run(self, work: Callable[[Connection], T], *, writes: bool = True) -> T:
@@ -107,8 +107,8 @@ def _is_deadlock(error: SQLAlchemyError) -> bool:
         return False
     driver: Any = error.orig
     code = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
-    if code is None and getattr(driver, "args", ()):
-        code = driver.args[0]
+    if code is None and isinstance(driver, BaseException) and driver.args:
+        code = driver.args[0]  # PyMySQL has it there
     return isinstance(code, str | int) and code in _AGAIN
 
 

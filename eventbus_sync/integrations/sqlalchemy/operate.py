@@ -91,9 +91,8 @@ def stats(connection: Connection, database: Database, table: Table) -> OutboxSta
     }
     # By the index alone: nothing but the state is asked of them.
     by_state = select(c.state, func.count()).where(c.state != PENDING)
-    settled = {
-        state: rows for state, rows in connection.execute(by_state.group_by(c.state))
-    }
+    found = connection.execute(by_state.group_by(c.state))
+    settled: dict[str, int] = {row.state: row[1] for row in found}
     # Rows are written in the order of their positions.
     oldest = connection.scalar(
         select(now() - c.created_at)
@@ -156,7 +155,7 @@ def rows(
     return [_row(row) for row in found]
 
 
-def _row(row: Row[Any]) -> OutboxRow:
+def _row(row: Any) -> OutboxRow:
     return OutboxRow(
         position=row.position,
         event_id=from_column(row.event_id),

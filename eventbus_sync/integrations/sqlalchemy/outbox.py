@@ -65,7 +65,7 @@ class SqlAlchemyOutbox:
             only one that has added to this aggregate. SQLite has one writer at a time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings
         self,
         engine: Engine,
         *,

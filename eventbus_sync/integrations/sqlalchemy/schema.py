@@ -1,8 +1,10 @@
 """Is the table as this version needs it? Says which column is not."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
 
 from sqlalchemy import Connection, Table, inspect
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import (
     Double,
     Float,
@@ -42,13 +44,7 @@ def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
         str(one["name"]): one
         for one in inspector.get_columns(table.name, schema=table.schema)
     }
-    for column in table.columns:
-        there = found.get(column.name)
-        if there is None:
-            _refuse(table, column.name, "is missing")
-        _check_type(table, column.name, column.type, there["type"])
-        if column.nullable and not there["nullable"] and there["default"] is None:
-            _refuse(table, column.name, "must be nullable")
+    _check_ours(table, found)
     postgresql = connection.dialect.name == "postgresql"
     for name in (*_DEFAULTS, *(["xid"] if postgresql and commit_order else ())):
         if found[name]["default"] is None:
@@ -62,6 +58,16 @@ def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
     for name in _UNIQUE:
         if name not in unique:
             _refuse(table, name, "has no unique index of its own")
+
+
+def _check_ours(table: Table, found: Mapping[str, ReflectedColumn]) -> None:
+    for column in table.columns:
+        there = found.get(column.name)
+        if there is None:
+            _refuse(table, column.name, "is missing")
+        _check_type(table, column.name, column.type, there["type"])
+        if column.nullable and not there["nullable"] and there["default"] is None:
+            _refuse(table, column.name, "must be nullable")
 
 
 def _check_type(
@@ -102,7 +108,7 @@ def _unique(inspector: Any, table: Table) -> set[str]:
     }
 
 
-def _refuse(table: Table, column: str, problem: str) -> None:
+def _refuse(table: Table, column: str, problem: str) -> NoReturn:
     msg = (
         f"column {column} of table {table.fullname} {problem}: migrate the table to "
         "what outbox_table() says"

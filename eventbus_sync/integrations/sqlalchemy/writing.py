@@ -68,11 +68,11 @@ def connection_of(given: Transactional, table: Table) -> Connection:
 
 
 def row_of(
-    topic: str,
-    envelope: Envelope,
-    not_before: datetime | None,
-    headers: Mapping[str, str] | None,
-    idempotency_key: str | None,
+    topic: object,
+    envelope: object,
+    not_before: object,
+    headers: object,
+    idempotency_key: object,
 ) -> dict[str, Any]:
     """
     Return the row for an event, with the trace context of the moment.
@@ -106,7 +106,7 @@ def row_of(
     }
 
 
-def _moment(not_before: datetime) -> float:
+def _moment(not_before: object) -> float:
     if not isinstance(not_before, datetime) or not_before.utcoffset() is None:
         msg = (
             f"not_before is {not_before!r}: pass an aware datetime, such as "
@@ -116,7 +116,7 @@ def _moment(not_before: datetime) -> float:
     return not_before.timestamp()
 
 
-def _key(idempotency_key: str | None) -> str | None:
+def _key(idempotency_key: object) -> str | None:
     if idempotency_key is None:
         return None
     if not isinstance(idempotency_key, str) or not idempotency_key:
@@ -125,7 +125,7 @@ def _key(idempotency_key: str | None) -> str | None:
     return to_column("idempotency_key", idempotency_key)
 
 
-def _traced(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+def _traced(headers: Any) -> Any:
     """Return *headers* with the current trace, unless they bring one or are no headers."""
     if headers is not None and (
         not isinstance(headers, Mapping)
