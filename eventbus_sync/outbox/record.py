@@ -67,14 +67,30 @@ class Transition:
 
 
 TRANSITIONS: Final[Mapping[Change, Transition]] = {
-    Change.CLAIM: Transition(RowState.PENDING, RowState.PENDING, False, True),
-    Change.RENEW: Transition(RowState.PENDING, RowState.PENDING, True, True),
-    Change.RELEASE: Transition(RowState.PENDING, RowState.PENDING, True, False),
-    Change.PUBLISH: Transition(RowState.PENDING, RowState.PUBLISHED, True, False),
-    Change.RETRY: Transition(RowState.PENDING, RowState.PENDING, True, False),
-    Change.BURY: Transition(RowState.PENDING, RowState.DEAD, True, False),
-    Change.REQUEUE: Transition(RowState.DEAD, RowState.PENDING, None, False),
-    Change.DISCARD: Transition(RowState.DEAD, RowState.DISCARDED, None, False),
+    Change.CLAIM: Transition(
+        RowState.PENDING, RowState.PENDING, leased=False, keeps_lease=True
+    ),
+    Change.RENEW: Transition(
+        RowState.PENDING, RowState.PENDING, leased=True, keeps_lease=True
+    ),
+    Change.RELEASE: Transition(
+        RowState.PENDING, RowState.PENDING, leased=True, keeps_lease=False
+    ),
+    Change.PUBLISH: Transition(
+        RowState.PENDING, RowState.PUBLISHED, leased=True, keeps_lease=False
+    ),
+    Change.RETRY: Transition(
+        RowState.PENDING, RowState.PENDING, leased=True, keeps_lease=False
+    ),
+    Change.BURY: Transition(
+        RowState.PENDING, RowState.DEAD, leased=True, keeps_lease=False
+    ),
+    Change.REQUEUE: Transition(
+        RowState.DEAD, RowState.PENDING, leased=None, keeps_lease=False
+    ),
+    Change.DISCARD: Transition(
+        RowState.DEAD, RowState.DISCARDED, leased=None, keeps_lease=False
+    ),
 }
 
 

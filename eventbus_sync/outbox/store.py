@@ -39,7 +39,7 @@ OnDead = Literal["hold", "skip"]
 class OutboxStore(Protocol):
     """What a relay needs of a database."""
 
-    def claim(
+    def claim(  # noqa: PLR0913 - all that decides which rows
         self,
         lease: str,
         *,

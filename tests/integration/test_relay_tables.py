@@ -10,7 +10,11 @@ import pytest
 
 from sqlalchemy import create_engine
 from support.database_servers import NotInstalled, PostgresqlServer
-from support.databases import an_outbox, postgresql_server  # noqa: F401 - a fixture
+from support.databases import (  # noqa: F401 - two are fixtures
+    an_outbox,
+    mariadb_server,
+    postgresql_server,
+)
 from support.eventually import eventually
 from support.relay_process import RelayProcess, first_occurrences
 from support.rigs import unique
@@ -34,11 +38,11 @@ def sqlite_db(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'outbox.db'}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def db(request: pytest.FixtureRequest, sqlite_db: str) -> str:
     if request.param == "sqlite":
         return sqlite_db
-    url: str = request.getfixturevalue("postgresql_server").url
+    url: str = request.getfixturevalue(f"{request.param}_server").url
     return url
 
 
