@@ -161,6 +161,16 @@ class StoreConformance:
         assert outbox.rows()[0].attempts == 0
         assert state_of(outbox) == ["pending"]
 
+    def test_2_a_late_mark_counts_until_somebody_else_has_the_row(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        write(outbox, "a")
+        record = take(outbox).records[0]
+        expire(outbox)
+        # The event is stored by now: to send it again would help nobody.
+        assert outbox.mark([published(record)]) == {record.position}
+        assert state_of(outbox) == ["published"]
+
     def test_2_duplicate_marks_count_once(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a", "b")
         a, b = take(outbox).records

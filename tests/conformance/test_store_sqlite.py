@@ -18,7 +18,7 @@ class TestSQLite(
 ):
     """Every test of the suites."""
 
-    claim_statements = 3
+    claim_statements = 4
     mark_statements = 2
 
     @pytest.fixture

@@ -88,6 +88,13 @@ def is_visible(table: Table) -> ColumnElement[bool]:
     )
 
 
+def anything(connection: Connection, table: Table, scan_from: int) -> bool:
+    """Return whether a row is to be published at all."""
+    c = table.c
+    query = select(c.position).where(c.state == PENDING, c.position > scan_from)
+    return connection.scalar(query.limit(1)) is not None
+
+
 def claim(
     connection: Connection, database: Database, table: Table, wish: Wish
 ) -> Claim:

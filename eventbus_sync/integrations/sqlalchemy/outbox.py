@@ -4,6 +4,7 @@ import contextlib
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData
@@ -184,6 +185,11 @@ class SqlAlchemyOutbox:
             on_dead=on_dead,
             without=without,
         )
+        if not self._database.locks_rows:
+            # SQLite has one lock for all who write: an idle relay does not take it.
+            look = partial(_claim.anything, table=self.table, scan_from=scan_from)
+            if not self._run(look, writes=False):
+                return Claim(())
         return self._run(lambda c: _claim.claim(c, self._database, self.table, wish))
 
     def renew(self, leases: Collection[str], *, seconds: float) -> int:
