@@ -22,7 +22,12 @@ from eventbus_sync.errors import (
     JetStreamDisabled,
 )
 from eventbus_sync.outbox import OutboxRelay, RetryPolicy
+from eventbus_sync.outbox.breaker import Breaker
+from eventbus_sync.outbox.held import HeldRows
+from eventbus_sync.outbox.lines import Counts, Lease
+from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Change, Mark, RowState
+from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
 
 
@@ -520,23 +525,77 @@ def test_an_unreachable_broker_opens_the_breaker_and_counts_no_attempt(
 
 
 def test_a_lost_connection_opens_the_breaker(
-    store: MemoryStore, bus: MemoryBus, make: Make, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, bus: MemoryBus, make: Make
 ) -> None:
-    relay = make()
-    relay.start()
     bus.start()
     assert bus._runtime is not None
+    observer = bus._runtime.observer
     bus.broker.freeze()
-    bus._runtime.observer.disconnected(BrokerUnavailable("gone"))
-    eventually(lambda: relay.stats().breaker == "open", SLACK)
     store.add("t", *events(5, "a"), *events(5, "b"))
-    eventually(lambda: bus.stats().in_flight == 1, SLACK)
-    time.sleep(0.2)
-    assert bus.stats().in_flight == 1
-    bus._runtime.observer.connected()
+    relay = make()
+    relay.start()
+    eventually(lambda: bus.stats().in_flight == 2, SLACK)
+    assert store.leased() == 10
+    observer.disconnected(BrokerUnavailable("gone"))
+    eventually(lambda: relay.stats().breaker == "open", SLACK)
+    # What is not in flight is given back, for relays that have a broker.
+    eventually(lambda: store.leased() <= 2, SLACK)
+    store.add("t", *events(5, "c"), *events(5, "d"))
+    # When these have ended without an answer, one probe at a time goes out.
+    eventually(lambda: bus.stats().unknown == 2, SLACK)
+    for _ in range(20):
+        assert bus.stats().in_flight <= 1
+        time.sleep(0.02)
+    observer.connected()
     bus.broker.resume()
-    eventually(lambda: store.count(RowState.PUBLISHED) == 10, SLACK)
+    eventually(lambda: store.count(RowState.PUBLISHED) == 20, SLACK)
     assert relay.stats().breaker == "closed"
+    assert stored(bus)[0] in {"a-0", "b-0"}
+
+
+def test_an_open_breaker_lets_one_out_of_many_go(bus: MemoryBus) -> None:
+    store = MemoryStore()
+    store.add("t", *events(1, "a"), *events(1, "b"), *events(1, "c"))
+    claim = store.claim(
+        "lease", limit=9, seconds=60, scan_from=0, ordering="aggregate", on_dead="hold"
+    )
+    held = HeldRows("aggregate", "hold", 4.0, Counts())
+    held.add(Lease("lease", time.monotonic() + 60), claim.records)
+    breaker = Breaker()
+    publisher = Publisher(bus, held, breaker, QUICK, Trouble("eventbus-relay"))
+    breaker.disconnected()
+    publisher.pump()
+    assert (held.in_flight, bus.stats().accepted) == (1, 1)
+    breaker.acked()
+    publisher.pump()
+    assert bus.stats().accepted == 3
+
+
+def test_probes_come_at_growing_pauses_and_at_once_when_the_connection_is_back() -> (
+    None
+):
+    now = [100.0]
+    breaker = Breaker(lambda: now[0])
+    assert not breaker.unreachable()
+    assert not breaker.unreachable()
+    breaker.answered()  # somebody is there: they have to be in a row
+    assert not breaker.unreachable()
+    assert not breaker.is_open
+    assert breaker.disconnected()
+    assert not breaker.disconnected()  # it is open
+    pauses = []
+    for _ in range(7):
+        began = now[0]
+        while not breaker.may_probe(connected=False):
+            now[0] += 0.25
+        pauses.append(now[0] - began)
+    assert pauses == [0.5, 0.5, 1, 2, 4, 8, 15]
+    assert breaker.may_probe(connected=True)
+    assert not breaker.may_probe(connected=True)  # once
+    breaker.answered()
+    assert breaker.may_probe(connected=True)
+    breaker.acked()
+    assert not breaker.is_open
 
 
 # -- purge -----------------------------------------------------------------------------
@@ -605,7 +664,7 @@ def test_stop_leaves_what_has_no_outcome_leased(
 def test_a_second_stop_ends_the_first_at_once(
     store: MemoryStore, bus: MemoryBus, make: Make
 ) -> None:
-    store.add("t", *events(1))
+    store.add("t", *events(10))
     bus.broker.freeze()
     relay = make()
     relay.start()
@@ -613,7 +672,9 @@ def test_a_second_stop_ends_the_first_at_once(
     first = threading.Thread(target=lambda: relay.stop(600), name="eventbus-stopper")
     first.start()
     eventually(lambda: relay.stats().state == "stopping")
-    time.sleep(0.1)
+    # The rest is given back before the wait, not after it.
+    eventually(lambda: store.leased() == 1)
+    assert first.is_alive()
     relay.stop()
     first.join(SLACK)
     assert not first.is_alive()
@@ -696,6 +757,22 @@ def test_a_closed_bus_ends_the_relay_and_run_says_so(
     assert store.leased() == 0
     with pytest.raises(BusClosed):
         relay.start()
+
+
+def test_a_closed_bus_ends_the_relay_also_if_outcomes_were_dropped(
+    store: MemoryStore,
+) -> None:
+    store.add("t", *events(2, "a"), *events(2, "b"), *events(2, "c"))
+    config = MemoryConfig(delivery_timeout=1, result_capacity=1)
+    with MemoryBus(config) as bus:
+        bus.broker.freeze()
+        relay = OutboxRelay(store, bus, name="eventbus-relay", lease=6)
+        relay.start()
+        eventually(lambda: relay.stats().in_flight == 3)
+        bus.close(0)
+        eventually(lambda: relay.stats().state == "failed", SLACK)
+        assert bus.stats().dropped >= 1
+    assert store.leased() == 0
 
 
 def test_two_kinds_of_errors_in_threads_do_not_end_the_relay(
