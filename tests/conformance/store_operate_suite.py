@@ -19,9 +19,9 @@ class OperateConformance:
     """What holds on every database."""
 
     def test_requeue_and_what_was_overtaken(self, outbox: SqlAlchemyOutbox) -> None:
-        write(outbox, "a", "a", "b", "c")
-        a1, a2, b, c = take(outbox).records
-        outbox.mark([buried(a1), published(a2), buried(b), released(c)])
+        write(outbox, "b", "a", "a", "b", "c")
+        b0, a1, a2, b, c = take(outbox).records
+        outbox.mark([published(b0), buried(a1), published(a2), buried(b), released(c)])
         assert outbox.requeue(["nothing", c.event_id, "x" * 9999]).event_ids == ()
         done = outbox.requeue([a1.event_id])
         assert (done.event_ids, done.overtaken) == ((a1.event_id,), (a1.event_id,))

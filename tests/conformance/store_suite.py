@@ -171,6 +171,19 @@ class StoreConformance:
         assert outbox.mark([published(record)]) == {record.position}
         assert state_of(outbox) == ["published"]
 
+    def test_2_what_is_settled_is_not_marked_even_if_a_lease_was_left(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        write(outbox, "a")
+        record = take(outbox).records[0]
+        for state in ("published", "dead", "discarded"):
+            set_rows(outbox, state=state)  # by hand, and the lease forgotten
+            before = outbox.rows()
+            for mark in (published, retried, buried, released):
+                assert outbox.mark([mark(record)]) == set()
+            assert outbox.renew([record.lease], seconds=900) == 0
+            assert outbox.rows() == before
+
     def test_2_duplicate_marks_count_once(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a", "b")
         a, b = take(outbox).records

@@ -59,11 +59,14 @@ class SqlAlchemyOutbox:
         metadata: yours, so that Alembic and ``create_all`` know the table; a table of
             this name in it, such as that of an ``OutboxMixin``, is used.
         notify: whether ``add`` wakes relays by PostgreSQL's NOTIFY. It makes commits
-            take turns; without it relays poll.
+            take turns; without it relays poll. Two-phase transactions never do.
         commit_order: whether a row waits for older transactions that are still open
-            and could bring an older row of its aggregate. On PostgreSQL that is any
-            transaction of the server that has written something; on MariaDB and MySQL
-            only one that has added to this aggregate. SQLite has one writer at a time.
+            and could bring an older row of its aggregate. On PostgreSQL older are those
+            whose transaction number is, wherever on the server they write; so two
+            transactions that add to one aggregate in turns, and lock nothing of it,
+            come in the order of their commits. On MariaDB and MySQL a row that is not
+            committed yet holds its aggregate, and nothing else. SQLite has one writer
+            at a time.
     """
 
     def __init__(  # noqa: PLR0913 - settings
