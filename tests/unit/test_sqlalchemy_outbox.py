@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
-from sqlalchemy import MetaData, Table, create_engine, inspect
+from sqlalchemy import (
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    inspect,
+)
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import StaticPool
@@ -18,6 +28,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from support.outbox_rows import an_event, take, write
 
 from eventbus_sync import EnvelopeError
+from eventbus_sync.errors import SchemaMismatch
 from eventbus_sync.integrations.sqlalchemy import (
     OutboxMixin,
     SqlAlchemyOutbox,
@@ -36,6 +47,7 @@ from eventbus_sync.integrations.sqlalchemy.texts import (
     to_column,
 )
 from eventbus_sync.integrations.trace import current_trace
+from eventbus_sync.outbox.record import Change, Mark
 
 
 pytest_plugins = ["support.databases"]
@@ -215,3 +227,50 @@ def test_the_current_span_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> N
         }
         monkeypatch.delitem(sys.modules, "opentelemetry.trace")
         assert current_trace() == {}
+
+
+# -- what is wrong with a table --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (Column("topic", String(100), nullable=False), "topic.*512 characters"),
+        (Column("topic", LargeBinary, nullable=False), "topic.*must be a text"),
+        (Column("attempts", Text, nullable=False), "attempts.*whole number"),
+        (Column("created_at", Text, nullable=False), "created_at.*DOUBLE PRECISION"),
+        (Column("attempts", Integer, nullable=False), "attempts.*no default"),
+        (Column("lease", String(64), nullable=False), "lease.*must be nullable"),
+        (Column("event_id", String(512), nullable=False), "event_id.*unique index"),
+    ],
+    ids=lambda x: "" if isinstance(x, Column) else x[:12],
+)
+def test_the_wrong_column_is_named(wrong: Column[Any], problem: str) -> None:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    ours = outbox_table(MetaData()).columns
+    columns = [wrong._copy() if c.name == wrong.name else c._copy() for c in ours]
+    Table("eventbus_outbox", MetaData(), *columns).create(engine)
+    outbox = SqlAlchemyOutbox(engine)
+    with pytest.raises(SchemaMismatch, match=problem) as caught:
+        take(outbox)
+    assert caught.value.column == wrong.name
+    assert not caught.value.retriable
+    engine.dispose()
+
+
+def test_add_many_names_it_too() -> None:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    outbox = SqlAlchemyOutbox(engine)
+    with (
+        engine.begin() as connection,
+        pytest.raises(SchemaMismatch, match="no table eventbus_outbox"),
+    ):
+        outbox.add_many(connection, "t", [an_event()])
+    engine.dispose()
+
+
+def test_only_marks_are_marked(sqlite_outbox: SqlAlchemyOutbox) -> None:
+    write(sqlite_outbox, "a")
+    record = take(sqlite_outbox).records[0]
+    with pytest.raises(ValueError, match="no mark"):
+        sqlite_outbox.mark([Mark(record, Change.DISCARD, 0)])
