@@ -75,7 +75,11 @@ def books_of(
         repeats=len(stored) - len(there),
         missing=len(ids - there),
         strangers=len(there - ids),
-        misordered=sum(found.get(name) != events for name, events in expected.items()),
+        misordered=sum(
+            [one for one in events if one in there]
+            != [one for one in found.get(name, ()) if one in ids]
+            for name, events in expected.items()
+        ),
     )
 
 
