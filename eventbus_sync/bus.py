@@ -93,6 +93,11 @@ class EventBus(PerProcess):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state.value} {self._config!r}>"
 
+    @property
+    def config(self) -> BusConfig:
+        """The settings that this bus was made with."""
+        return self._config
+
     def __enter__(self) -> Self:
         return self
 

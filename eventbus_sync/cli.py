@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import eventbus_sync
 
+from eventbus_sync.cli_outbox import add_outbox
+from eventbus_sync.cli_relay import add_relay
 from eventbus_sync.errors import EventBusError
 
 
@@ -31,7 +33,9 @@ the broker, lose no outcome.
 _EPILOG = """\
 begin with:
   {prog} demo
+  {prog} demo --outbox
   {prog} demo --help
+  {prog} relay --help
 """
 
 _DEMO_DESCRIPTION = """\
@@ -51,6 +55,7 @@ examples:
   {prog} demo
   {prog} demo --break
   {prog} demo --backend kafka --events 200_000
+  {prog} demo --outbox
   {prog} demo --json | jq .balanced
   {prog} demo --url kafka://localhost:9092
   {prog} demo --url 'nats://localhost:4222?stream=ORDERS'
@@ -66,6 +71,14 @@ a broker of your own:
   The broker is frozen for 3 s in the middle of the run; NATS is killed later
   on, too, and restarted after 1 s. Kafka is not, since the embedded one stores
   in memory. Every event must still be settled, and the books must balance.
+
+--outbox:
+  Threads change orders in an SQLite database and add an event to the outbox in
+  the same transaction; every tenth is rolled back. A relay publishes the rows.
+  In the middle the broker goes away for 3 s, and the transactions go on (yours,
+  behind --url, stays). In the end every committed event must be stored, no
+  rolled-back one, and the events of each order in their order. NATS unless
+  --backend says otherwise.
 
 figures:
   events/s counts from the first publish to the last result. The publish call
@@ -134,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", dest="command", metavar="command"
     )
     _add_demo(commands, prog)
+    add_relay(commands, prog)
+    add_outbox(commands, prog)
     return parser
 
 
@@ -146,6 +161,8 @@ _BACKENDS = {
     "kafka": ("kafka",),
     "memory": ("memory",),
 }
+#: How many events, unless told; each is a transaction with --outbox.
+_EVENTS, _ROWS = 20_000, 5000
 
 
 def _add_demo(
@@ -162,15 +179,15 @@ def _add_demo(
     parser.add_argument(
         "--backend",
         choices=tuple(_BACKENDS),
-        help="which embedded broker; default: both",
+        help="which embedded broker; default: both, or nats with --outbox",
     )
     parser.add_argument("--url", help="publish to a broker of yours instead")
     parser.add_argument(
         "--events",
         type=_whole_number,
-        default=20_000,
         metavar="N",
-        help="how many events for each broker; default: 20000",
+        help=f"how many events for each broker; default: {_EVENTS}, or "
+        f"{_ROWS} with --outbox",
     )
     parser.add_argument(
         "--threads",
@@ -184,6 +201,11 @@ def _add_demo(
         dest="broken",
         action="store_true",
         help="freeze the broker in the middle, and kill and restart NATS",
+    )
+    parser.add_argument(
+        "--outbox",
+        action="store_true",
+        help="write rows in transactions, and have a relay publish them",
     )
     parser.add_argument(
         "--json",
@@ -204,13 +226,15 @@ def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
     from eventbus_sync.demo.run import run  # noqa: PLC0415
     from eventbus_sync.testing.broker_errors import BrokerNotInstalled  # noqa: PLC0415
 
-    url = arguments.url
+    url, outbox = arguments.url, arguments.outbox
+    backend = arguments.backend or ("nats" if outbox else "both")
     plan = Plan(
-        backends=_BACKENDS[arguments.backend or "both"] if url is None else ("",),
+        backends=_BACKENDS[backend] if url is None else ("",),
         url=url,
-        events=arguments.events,
+        events=arguments.events or (_ROWS if outbox else _EVENTS),
         threads=arguments.threads,
         broken=arguments.broken,
+        outbox=outbox,
     )
     try:
         return run(plan, sys.stdout, sys.stderr, as_data=arguments.json)

@@ -19,6 +19,11 @@ Every error of eventbus_sync, in one tree.
     │   └── StreamInvalid           JetStream stream absent, or unfit for the promises
     ├── ResultsDropped              reported: the result channel was full
     ├── BackendFailed               reported: a thread of ours failed
+    ├── OutboxError                 the outbox's table or database
+    │   ├── StoreFailed             the database failed; nothing changed
+    │   ├── SchemaMismatch          the table is not as this version needs it
+    │   ├── AutocommitRefused       add outside any transaction
+    │   └── DuplicateKey            this event id is in the outbox already
     └── PublishError                what PublishResult.error holds
         ├── PublishRejected         the broker refused every attempt: not stored
         │   ├── IllegalTopic
@@ -195,6 +200,45 @@ class BackendFailed(EventBusError):
     """A thread of the back end failed; what it had in flight is settled as unknown."""
 
     default_code = "backend_failed"
+
+
+class OutboxError(EventBusError):
+    """The outbox cannot do what it was asked to."""
+
+    default_code = "outbox"
+
+
+class StoreFailed(OutboxError):
+    """The database failed; nothing changed."""
+
+    default_code = "store_failed"
+    default_retriable = True
+
+
+class SchemaMismatch(OutboxError):
+    """
+    The outbox's table is not as this version of the library needs it.
+
+    ``column`` names the one at fault; ``""`` is the table itself.
+    """
+
+    default_code = "schema_mismatch"
+
+    def __init__(self, message: str = "", *, column: str = "") -> None:
+        super().__init__(message)
+        self.column = column
+
+
+class AutocommitRefused(OutboxError, ValueError):
+    """The connection commits each statement by itself: the event would be too early."""
+
+    default_code = "autocommit"
+
+
+class DuplicateKey(OutboxError, ValueError):
+    """The outbox holds an event with this event id already."""
+
+    default_code = "duplicate_key"
 
 
 class PublishError(EventBusError):

@@ -16,6 +16,7 @@
     progress.py      the line that moves
     measure.py       one run on one broker
     run.py           one broker after the other
+    outbox/          --outbox: rows, a relay, and a broker that goes away
 
 Start reading at ``run.py``; for how to use the library, at ``workload.py``.
 """

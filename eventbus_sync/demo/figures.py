@@ -162,17 +162,19 @@ def _run_as_json(figures: Figures) -> dict[str, Any]:
         "publish_call": {"p50": figures.call.p50, "p99": figures.call.p99},
         "result_latency": {"p50": figures.latency.p50, "p99": figures.latency.p99},
         "stored": figures.stored,
-        "faults": [
-            {
-                "done": struck.fault.done,
-                "seconds": struck.seconds,
-                "in_flight_before": struck.caught,
-                "in_flight_after": struck.waiting,
-            }
-            for struck in figures.struck
-        ],
+        "faults": [struck_as_json(struck) for struck in figures.struck],
         "violations": [attrs.asdict(violation) for violation in figures.violations],
         "failures": list(figures.failures),
         "interrupted": figures.interrupted,
         "balanced": figures.balanced,
+    }
+
+
+def struck_as_json(struck: Struck) -> dict[str, Any]:
+    """Return a fault in plain types."""
+    return {
+        "done": struck.fault.done,
+        "seconds": struck.seconds,
+        "in_flight_before": struck.caught,
+        "in_flight_after": struck.waiting,
     }

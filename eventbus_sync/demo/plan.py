@@ -20,6 +20,8 @@ class Plan:
         events: how many events for each broker.
         threads: how many publishing threads.
         broken: whether the broker is frozen and killed in the middle.
+        outbox: whether events go by way of an outbox; its embedded broker always goes
+            away in the middle.
     """
 
     backends: Sequence[str] = ("nats", "kafka")
@@ -27,6 +29,7 @@ class Plan:
     events: int = 20_000
     threads: int = 4
     broken: bool = False
+    outbox: bool = False
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -3,6 +3,7 @@
 import time
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TextIO
 
 from eventbus_sync.demo.report import Paper
@@ -54,6 +55,17 @@ class Progress:
             f"{rate:>7,.0f}/s",
             f"{in_flight:>6,} in flight",
         ]
+        self.line(parts, note)
+
+    def line(self, parts: Sequence[str], note: str) -> None:
+        """
+        Show *parts* on the line that moves.
+
+        Args:
+            parts: the most important first; empty ones are left out.
+            note: where a line cannot be written over, a new one says so at once.
+        """
+        now = time.monotonic()
         text = "  ".join(part for part in parts if part)
         if self._live:
             self._write(f"{_WIPE}{self._clipped(text)}")

@@ -8,8 +8,8 @@ import os
 import shutil
 import textwrap
 
-from collections.abc import Iterator, Sequence
-from typing import Final, TextIO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Protocol, TextIO
 
 import attrs
 
@@ -73,14 +73,27 @@ class Paper:
         return f"{_BOLD}{_GREEN if good else _RED}{text}{_RESET}"
 
 
+class Checked(Protocol):
+    """Figures of a run on some broker."""
+
+    @property
+    def backend(self) -> str:
+        """Which one."""
+
+
 def table(figures: Figures, paper: Paper) -> str:
     """Return the figures of one run, a line or more for each."""
     heading = f"{figures.title}: {figures.events:,} events from {figures.threads} "
     heading += "thread" if figures.threads == 1 else "threads"
     heading += " (interrupted)" if figures.interrupted else ""
+    return laid_out(heading, _rows(figures), paper)
+
+
+def laid_out(heading: str, rows: Iterable[tuple[str, str, str]], paper: Paper) -> str:
+    """Return a table of labels, values and notes, as wide as the paper at most."""
     lines = [paper.bold(line) for line in textwrap.wrap(heading, paper.width)]
     room = paper.width - 2 - _LABEL - _VALUE - _GAP
-    for label, value, note in _rows(figures):
+    for label, value, note in rows:
         line = f"  {label:<{_LABEL}}{value:>{_VALUE}}"
         indent = " " * (2 + _LABEL + _VALUE + _GAP)
         if note and room < _NARROWEST // 2:
@@ -103,11 +116,11 @@ def verdict(
         text = f"{early}there are no books to balance"
     elif wrong:
         reasons = [f"{f.backend}: {reason}" for f in wrong for reason in _reasons(f)]
-        text = f"THE BOOKS DO NOT BALANCE on {_listed(wrong)}: {'; '.join(reasons)}"
+        text = f"THE BOOKS DO NOT BALANCE on {listed(wrong)}: {'; '.join(reasons)}"
         text = early + text
     else:
         proof = "acked ⊆ stored ⊆ acked + unknown, each once and in order"
-        text = f"{early}the books balance on {_listed(all_figures)}: {proof}"
+        text = f"{early}the books balance on {listed(all_figures)}: {proof}"
     return paper.verdict(paper.text(text), good=bool(all_figures) and not wrong)
 
 
@@ -161,5 +174,6 @@ def _reasons(figures: Figures) -> Iterator[str]:
     yield from figures.failures
 
 
-def _listed(all_figures: Sequence[Figures]) -> str:
+def listed(all_figures: Sequence[Checked]) -> str:
+    """Return the names of the brokers."""
     return " and ".join(figures.backend for figures in all_figures)

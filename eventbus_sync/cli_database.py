@@ -1,0 +1,132 @@
+"""
+What the commands about the outbox share: the database behind ``--db``, and exit codes.
+
+No secret of a URL is ever printed: neither a URL that was given nor what a library says
+about one that it cannot read.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from eventbus_sync.errors import ConfigError, EventBusError, OutboxError, StoreFailed
+
+
+if TYPE_CHECKING:
+    from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+
+#: Exit codes.
+DONE, NOTHING, USAGE, NO_DATABASE = 0, 1, 2, 3
+
+#: For URLs with passwords, which would stand in the list of processes.
+DB_VARIABLE: Final = "OUTBOX_DB_URL"
+BUS_VARIABLE: Final = "OUTBOX_BUS_URL"
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_DRIVERS: Final = {
+    "postgresql": "pip install 'psycopg[binary]', and postgresql+psycopg://… in the URL",
+    "mysql": "pip install pymysql, and mysql+pymysql://… in the URL",
+    "mariadb": "pip install pymysql, and mariadb+pymysql://… in the URL",
+}
+
+
+def add_database(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where the outbox is."""
+    parser.add_argument(
+        "--db",
+        metavar="URL",
+        default=os.environ.get(DB_VARIABLE),
+        help=f"the database, as SQLAlchemy writes it; default: ${DB_VARIABLE}",
+    )
+    parser.add_argument(
+        "--table", default="", help="its name; default: eventbus_outbox"
+    )
+    parser.add_argument("--schema", default=None, help="where the table is")
+
+
+@contextlib.contextmanager
+def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
+    """
+    Yield the outbox that the arguments name; its connections are closed afterwards.
+
+    Raises:
+        ConfigError: the URL is missing or wrong, or a driver is not installed.
+    """
+    if not arguments.db:
+        msg = (
+            "say where the outbox is: --db sqlite:///app.db, or a URL in the "
+            f"environment variable {DB_VARIABLE}"
+        )
+        raise ConfigError(msg)
+    try:
+        import sqlalchemy  # noqa: PLC0415 - only these commands need it
+    except ImportError:
+        msg = "SQLAlchemy is not installed: pip install 'sqlalchemy>=2'"
+        raise ConfigError(msg) from None
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415
+
+    from eventbus_sync.integrations.sqlalchemy import (  # noqa: PLC0415
+        SqlAlchemyOutbox,
+    )
+
+    kind = arguments.db.partition("://")[0].partition("+")[0]
+    try:
+        engine = sqlalchemy.create_engine(arguments.db, pool_pre_ping=True)
+    except NoSuchModuleError:
+        msg = f"SQLAlchemy knows no such database: {_plain(arguments.db)}://…"
+        raise ConfigError(msg) from None
+    except (ArgumentError, ValueError, TypeError):
+        msg = (
+            "--db is not a URL that SQLAlchemy can read: write "
+            "sqlite:///app.db or postgresql+psycopg://user:password@host/name"
+        )
+        raise ConfigError(msg) from None
+    except ImportError as error:
+        advice = _DRIVERS.get(kind, "install the driver")
+        msg = f"the driver for {kind} is not installed ({error.name}): {advice}"
+        raise ConfigError(msg) from None
+    try:
+        named = {"table_name": arguments.table} if arguments.table else {}
+        yield SqlAlchemyOutbox(engine, schema=arguments.schema, **named)
+    finally:
+        engine.dispose()
+
+
+def answered(
+    parser: argparse.ArgumentParser,
+    run: "Callable[[argparse.Namespace, SqlAlchemyOutbox], int]",
+) -> Callable[[argparse.Namespace], int]:
+    """Return *run* with the outbox opened, and its errors as exit codes."""
+
+    def command(arguments: argparse.Namespace) -> int:
+        try:
+            with opened(arguments) as outbox:
+                return run(arguments, outbox)
+        except StoreFailed as error:
+            complain(parser, error, "Is the database up, and are host and login right?")
+            return NO_DATABASE
+        except (ConfigError, OutboxError) as error:
+            complain(parser, error)
+            return USAGE
+
+    return command
+
+
+def complain(
+    parser: argparse.ArgumentParser, error: EventBusError, advice: str = ""
+) -> None:
+    """Say on standard error what is wrong, and what to do about it."""
+    lines = [line for line in (f"{parser.prog}: {error}", advice) if line]
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _plain(url: str) -> str:
+    # What stands before the :// of something that is no URL may be a password.
+    scheme, found, _ = url.partition("://")
+    legal = found and scheme.replace("+", "").replace("_", "").isalnum()
+    return scheme[:40] if legal else "?"

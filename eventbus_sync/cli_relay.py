@@ -1,0 +1,310 @@
+"""``python -m eventbus_sync relay``: an outbox relay as a process."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, TextIO
+from urllib.parse import parse_qs
+
+from eventbus_sync._threads import spawn
+from eventbus_sync.cli_database import (
+    BUS_VARIABLE,
+    DB_VARIABLE,
+    DONE,
+    NOTHING,
+    add_database,
+    answered,
+    complain,
+)
+from eventbus_sync.errors import BusClosed, ConfigError, StartFailed
+
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from eventbus_sync.bus import EventBus
+    from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+    from eventbus_sync.outbox import OutboxRelay, OutboxStats, RelayStats
+
+#: Seconds; a lease of 30 s has to be longer than that by 5.
+DELIVERY_TIMEOUT: Final = 20.0
+#: Seconds between two looks at signals, and between two status lines.
+_LOOK: Final = 0.2
+_STATUS: Final = 1.0
+#: Seconds between two questions of the status line to the database.
+_ASK: Final = 5.0
+#: Seconds for a first answer of the broker; it may come later.
+_BROKER: Final = 5.0
+_WIPE: Final = "\r\x1b[K"
+
+_DESCRIPTION = """\
+Publish the rows of an outbox to a broker, until SIGTERM or Ctrl-C.
+
+Any number of relays, on any number of hosts, may share one table. A broker or
+database that goes away is waited for.
+"""
+
+_EPILOG = """\
+examples:
+  export {db}=sqlite:///app.db
+  {prog} relay --bus 'nats://localhost:4222?stream=ORDERS'
+  {prog} relay --bus kafka://localhost:9092 --once
+
+URLs with passwords belong into the environment, ${db}
+and ${bus}: arguments stand in the list of processes.
+
+--bus takes what EventBus.from_url takes; delivery_timeout is {timeout:g} s unless it
+says otherwise. --lease must be longer than that by 5 s.
+
+signals:
+  SIGTERM or Ctrl-C: claims no more, waits for what is in flight, marks it,
+  gives the rest back, and exits 0. A second signal ends it at once.
+
+exit codes:
+  0    stopped by a signal; or --once, and all that was due is published
+  1    --once, and some rows are dead or could not be published
+  2    wrong arguments, or a table that does not fit
+  3    the database could not be reached when the relay started
+  130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
+"""
+
+
+def add_relay(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", prog: str
+) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "relay",
+        help="publish the rows of an outbox to a broker",
+        description=_DESCRIPTION,
+        epilog=_EPILOG.format(
+            prog=prog, db=DB_VARIABLE, bus=BUS_VARIABLE, timeout=DELIVERY_TIMEOUT
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_database(parser)
+    parser.add_argument(
+        "--bus",
+        metavar="URL",
+        default=os.environ.get(BUS_VARIABLE),
+        help=f"the broker; default: ${BUS_VARIABLE}",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=500, metavar="N", help="rows per claim: 500"
+    )
+    parser.add_argument(
+        "--lease",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="after so long a killed relay's rows come back: 30",
+    )
+    parser.add_argument(
+        "--ordering",
+        choices=("aggregate", "none"),
+        default="aggregate",
+        help="whether events of one aggregate keep their order: aggregate",
+    )
+    parser.add_argument(
+        "--on-dead",
+        choices=("hold", "skip"),
+        default="hold",
+        help="whether a dead row holds its aggregate: hold",
+    )
+    parser.add_argument(
+        "--no-purge", action="store_true", help="keep published rows for ever"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end as soon as nothing is due"
+    )
+    parser.set_defaults(
+        run=answered(parser, lambda given, outbox: _relay(parser, given, outbox))
+    )
+
+
+def _relay(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    outbox: "SqlAlchemyOutbox",
+) -> int:
+    from eventbus_sync.outbox import OutboxRelay  # noqa: PLC0415 - --help needs nothing
+
+    _log_to(sys.stderr)
+    with _bus(arguments.bus) as bus:
+        relay = OutboxRelay(
+            outbox,
+            bus,
+            batch_size=arguments.batch_size,
+            lease=arguments.lease,
+            ordering=arguments.ordering,
+            on_dead=arguments.on_dead,
+            purge_after=None if arguments.no_purge else 7 * 86400.0,
+        )
+        outbox.stats()  # fails now rather than later: unreachable, or another's table
+        with _signals() as asked:
+            try:
+                bus.start(_BROKER)
+            except StartFailed as error:
+                # It may come yet; a relay does not depend on the order of starts.
+                complain(parser, error, "Trying on.")
+            status = _Status(sys.stderr, relay, outbox)
+            relay.start()
+            status.say("relaying; SIGTERM or Ctrl-C ends it")
+            drained = _until(relay, asked, status, once=arguments.once)
+            status.say("stopping: waiting for what is in flight")
+            relay.stop()
+            stats = relay.stats()
+            status.end(_summary(stats))
+    outbox.close()
+    if stats.state == "failed":
+        raise BusClosed
+    if not arguments.once or asked:
+        return DONE
+    failed = not drained or stats.buried or (stats.retried and outbox.stats().pending)
+    return NOTHING if failed else DONE
+
+
+def _until(
+    relay: "OutboxRelay", asked: list[int], status: "_Status", *, once: bool
+) -> bool:
+    """Return when a signal came or, with *once*, nothing is due: then True."""
+    drained: list[bool] = []
+    if once:
+        spawn("relay-drain", lambda: drained.append(relay.drain()))
+    while not asked and not drained and relay.stats().state == "running":
+        if once and relay.stats().breaker == "open":
+            return False
+        status.show()
+        time.sleep(_LOOK)
+    return drained == [True]
+
+
+@contextlib.contextmanager
+def _bus(url: str | None) -> "Iterator[EventBus]":
+    from eventbus_sync.bus import EventBus  # noqa: PLC0415 - --help needs nothing
+    from eventbus_sync.config import MemoryConfig  # noqa: PLC0415
+
+    if not url:
+        msg = (
+            "say where events go: --bus nats://localhost:4222?stream=ORDERS, or a URL "
+            f"in the environment variable {BUS_VARIABLE}"
+        )
+        raise ConfigError(msg)
+    settings = {}
+    if "delivery_timeout" not in parse_qs(url.partition("?")[2]):
+        settings["delivery_timeout"] = DELIVERY_TIMEOUT
+    bus = EventBus.from_url(url, **settings)
+    if isinstance(bus.config, MemoryConfig):
+        msg = (
+            "--bus memory:// is a broker inside of this process, which would take the "
+            "events with it: use nats:// or kafka://"
+        )
+        raise ConfigError(msg)
+    try:
+        yield bus
+    except BaseException:
+        bus.close(0)  # a second signal: at once
+        raise
+    bus.close()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Yield a list that gets the first signal; a second one ends the process."""
+    asked: list[int] = []
+
+    def note(number: int, frame: "FrameType | None") -> None:
+        del frame
+        # No lock is taken here: the main thread may hold it.
+        if asked:
+            raise SystemExit(128 + number)
+        asked.append(number)
+
+    before = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Status:
+    """One line that is written over, on a terminal; elsewhere only what matters."""
+
+    def __init__(
+        self, stream: TextIO, relay: "OutboxRelay", outbox: "SqlAlchemyOutbox"
+    ) -> None:
+        self._stream = stream
+        self._relay = relay
+        self._outbox = outbox
+        self._live = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown_at = self._asked_at = float("-inf")
+        self._rows: OutboxStats | None = None
+
+    def show(self) -> None:
+        """Write the line, now and then."""
+        now = time.monotonic()
+        if not self._live or now - self._shown_at < _STATUS:
+            return
+        self._shown_at = now
+        if now - self._asked_at >= _ASK:
+            self._asked_at = now
+            with contextlib.suppress(Exception):  # an outage: the relay says so itself
+                self._rows = self._outbox.stats()
+        columns = os.get_terminal_size(self._stream.fileno()).columns or 80
+        self._write(_WIPE + self._line(columns))
+
+    def say(self, text: str) -> None:
+        """Say something that stays."""
+        self._write((_WIPE if self._live else "") + text + "\n")
+
+    def end(self, text: str) -> None:
+        """Leave the last word."""
+        self.say(text)
+
+    def _line(self, width: int) -> str:
+        stats = self._relay.stats()
+        parts = [
+            f"{stats.published:,} published",
+            f"{stats.rate:,.0f}/s",
+            f"{stats.in_flight:,} in flight",
+        ]
+        if stats.breaker == "open":
+            parts.insert(0, "broker out of reach")
+        if self._rows is not None:
+            parts += [f"{self._rows.pending:,} pending"]
+            parts += [f"oldest {self._rows.oldest_age:,.0f} s"]
+            parts += [f"{self._rows.dead:,} dead"] if self._rows.dead else []
+        return "  ".join(parts)[: max(20, width - 1)]
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _summary(stats: "RelayStats") -> str:
+    return (
+        f"stopped: {stats.published:,} published, {stats.retried:,} retried, "
+        f"{stats.buried:,} dead, {stats.released:,} given back, "
+        f"{stats.held:,} still leased"
+    )
+
+
+def _log_to(stream: TextIO) -> None:
+    """Show warnings, unless the application's own logging does."""
+    root = logging.getLogger()
+    if not root.handlers:
+        start = "\r\x1b[K" if stream.isatty() else ""
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter(f"{start}%(asctime)s %(message)s"))
+        root.addHandler(handler)

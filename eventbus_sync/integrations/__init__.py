@@ -1,0 +1,1 @@
+"""Bridges to other libraries. Nothing else of eventbus_sync imports them."""

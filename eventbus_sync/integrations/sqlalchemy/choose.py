@@ -1,0 +1,104 @@
+"""Which of the rows seen a claim takes. Pure: no database."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+import attrs
+
+
+_SMALLEST_WINDOW: Final = 64
+_WIDTH: Final = 4
+
+
+@attrs.frozen(slots=True)
+class Seen:
+    """
+    A pending row, as a claim sees it.
+
+    Attributes:
+        position, aggregate_id: of the row.
+        free: nobody has a lease that stands.
+        due_in: seconds until it is due; 0 or less if it is.
+        visible: no transaction that is still open can have an older row.
+    """
+
+    position: int
+    aggregate_id: str
+    free: bool
+    due_in: float
+    visible: bool
+
+    @property
+    def claimable(self) -> bool:
+        """Whether the row itself could be taken."""
+        return self.free and self.due_in <= 0 and self.visible
+
+
+def window_size(limit: int) -> int:
+    """Return how many rows are looked at to find *limit* that can be claimed."""
+    return max(_SMALLEST_WINDOW, _WIDTH * limit)
+
+
+def runs(seen: Iterable[Seen], without: Collection[str]) -> dict[str, list[int]]:
+    """
+    Return for each aggregate its claimable rows from its first row on, without a hole.
+
+    An aggregate of which somebody has a row is left out, and so is one *without*
+    which the caller wants its answer.
+    """
+    found: dict[str, list[int]] = {}
+    cut = set(without)
+    taken = set()
+    for row in seen:
+        name = row.aggregate_id
+        if not row.free:
+            taken.add(name)
+        if name in cut:
+            continue
+        if row.claimable:
+            found.setdefault(name, []).append(row.position)
+        else:
+            cut.add(name)
+    return {name: run for name, run in found.items() if name not in taken}
+
+
+def share(candidates: Iterable[Sequence[int]], limit: int) -> set[int]:
+    """
+    Return up to *limit* positions out of runs: first the head of each, oldest first.
+
+    Then the runs go on, oldest rows first, so that one hot aggregate can fill a batch
+    but takes no other's place in it.
+    """
+    by_age = sorted(candidates, key=lambda run: run[0])[:limit]
+    chosen = {run[0] for run in by_age}
+    rest = sorted(position for run in by_age for position in run[1:])
+    chosen.update(rest[: limit - len(chosen)])
+    return chosen
+
+
+def without_holes(
+    candidates: Iterable[Sequence[int]], available: Collection[int]
+) -> list[int]:
+    """Return of each run the part before the first row that is not *available*."""
+    kept = []
+    for run in candidates:
+        for position in run:
+            if position not in available:
+                break
+            kept.append(position)
+    return sorted(kept)
+
+
+def go_on_from(
+    seen: Sequence[Seen], size: int, claimable: Iterable[int], chosen: Collection[int]
+) -> int:
+    """
+    Return where the next claim should look on; 0 is from the oldest row again.
+
+    That is the first row that could have been claimed but was one too many, or the end
+    of the window.
+    """
+    left = [position for position in claimable if position not in chosen]
+    if left:
+        return min(left) - 1
+    return seen[-1].position if len(seen) >= size else 0

@@ -1,0 +1,277 @@
+"""What operators do with the outbox, and what they see of it."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    Table,
+    case,
+    delete,
+    func,
+    literal,
+    null,
+    select,
+    text,
+    update,
+)
+
+from eventbus_sync.integrations.sqlalchemy.claim import DEAD, PENDING, is_visible
+from eventbus_sync.integrations.sqlalchemy.clock import now
+from eventbus_sync.integrations.sqlalchemy.database import Database
+from eventbus_sync.integrations.sqlalchemy.texts import from_column, to_column
+from eventbus_sync.outbox.record import OutboxRow, OutboxStats, Requeued, RowState
+
+
+_SETTLED: Final = (RowState.PUBLISHED.value, RowState.DISCARDED.value)
+_CHUNK: Final = 500
+
+# The oldest transaction of the server that has written; nobody's rows written since can
+# be claimed before it ends. Prepared ones have no backend.
+_OLDEST_WRITER: Final = text("""
+    SELECT 'backend ' || pid || ' (' || coalesce(nullif(application_name, ''), 'no name')
+           || ', database ' || coalesce(datname, '?') || ', '
+           || coalesce(state, 'state hidden') || '), whose transaction began '
+           || coalesce(round(extract(epoch FROM clock_timestamp() - xact_start))::text,
+                       '?') || ' s ago' AS who,
+           age(backend_xid) AS age
+      FROM pg_stat_activity WHERE backend_xid IS NOT NULL
+    UNION ALL
+    SELECT 'prepared transaction ' || gid || ', '
+           || round(extract(epoch FROM clock_timestamp() - prepared)) || ' s old',
+           age(transaction)
+      FROM pg_prepared_xacts
+     ORDER BY age DESC LIMIT 1
+""")
+
+
+def purge(
+    connection: Connection,
+    database: Database,
+    table: Table,
+    older_than: float,
+    limit: int,
+) -> int:
+    """Do what ``OutboxStore.purge`` says."""
+    c = table.c
+    query = (
+        select(c.position)
+        .where(c.state.in_(_SETTLED), c.settled_at < now() - older_than)
+        .limit(limit)
+    )
+    if database.locks_rows:
+        query = query.with_for_update(skip_locked=True)
+    positions = list(connection.scalars(query))
+    gone = 0
+    for start in range(0, len(positions), _CHUNK):
+        some = positions[start : start + _CHUNK]
+        statement = delete(table).where(c.position.in_(some), c.state.in_(_SETTLED))
+        gone += connection.execute(statement).rowcount
+    return gone
+
+
+def stats(connection: Connection, database: Database, table: Table) -> OutboxStats:
+    """Do what ``OutboxStore.stats`` says."""
+    c = table.c
+    is_leased = c.lease_until > now()
+    waits = c.next_attempt_at > now()
+    counted = {
+        state: (rows, leased or 0, waiting or 0)
+        for state, rows, leased, waiting in connection.execute(
+            select(
+                c.state,
+                func.count(),
+                func.sum(case((is_leased, 1), else_=0)),
+                func.sum(case((waits, 1), else_=0)),
+            )
+            .where(c.state == PENDING)
+            .group_by(c.state)
+        )
+    }
+    # By the index alone: nothing but the state is asked of them.
+    by_state = select(c.state, func.count()).where(c.state != PENDING)
+    found = connection.execute(by_state.group_by(c.state))
+    settled: dict[str, int] = {row.state: row[1] for row in found}
+    # Rows are written in the order of their positions.
+    oldest = connection.scalar(
+        select(now() - c.created_at)
+        .where(c.state == PENDING)
+        .order_by(c.position)
+        .limit(1)
+    )
+    hidden, blocked_by = _hidden(connection, database, table)
+    pending, leased, waiting = counted.get(PENDING, (0, 0, 0))
+    return OutboxStats(
+        pending=pending,
+        leased=int(leased),
+        waiting=int(waiting),
+        published=settled.get(RowState.PUBLISHED.value, 0),
+        dead=settled.get(DEAD, 0),
+        discarded=settled.get(RowState.DISCARDED.value, 0),
+        oldest_age=max(0.0, oldest or 0.0),
+        hidden=hidden,
+        blocked_by=blocked_by,
+    )
+
+
+def _hidden(
+    connection: Connection, database: Database, table: Table
+) -> tuple[int, str]:
+    if database.name != "postgresql" or not database.commit_order:
+        return 0, ""
+    rows = connection.scalar(
+        select(func.count()).where(table.c.state == PENDING, ~is_visible(table))
+    )
+    if not rows:
+        return 0, ""
+    who = connection.execute(_OLDEST_WRITER).first()
+    # What others do is shown only to members of pg_read_all_stats.
+    return rows, who.who if who else "a transaction that this user may not see"
+
+
+def rows(
+    connection: Connection, table: Table, state: RowState | None, limit: int
+) -> list[OutboxRow]:
+    """Do what ``OutboxStore.rows`` says."""
+    c = table.c
+    query = select(
+        c.position,
+        c.event_id,
+        c.topic,
+        c.aggregate_id,
+        c.event_type,
+        c.state,
+        c.attempts,
+        c.created_at,
+        c.next_attempt_at,
+        c.lease_until,
+        c.settled_at,
+        c.error,
+    )
+    if state is not None:
+        query = query.where(c.state == state.value)
+    found = connection.execute(query.order_by(c.position).limit(limit))
+    return [_row(row) for row in found]
+
+
+def _row(row: Any) -> OutboxRow:
+    return OutboxRow(
+        position=row.position,
+        event_id=from_column(row.event_id),
+        topic=from_column(row.topic),
+        aggregate_id=row.aggregate_id,
+        event_type=from_column(row.event_type),
+        state=RowState(row.state),
+        attempts=row.attempts,
+        created_at=row.created_at,
+        next_attempt_at=row.next_attempt_at,
+        leased_until=row.lease_until,
+        settled_at=row.settled_at,
+        error=row.error or "",
+    )
+
+
+def requeue(
+    connection: Connection,
+    database: Database,
+    table: Table,
+    event_ids: Collection[str] | None,
+) -> Requeued:
+    """Do what ``OutboxStore.requeue`` says."""
+    dead, later = table.alias("dead"), table.alias("later")
+    # One entry of the index, as in a claim: the last one published of the aggregate.
+    passed = (
+        select(later.c.position)
+        .where(
+            later.c.aggregate_id == dead.c.aggregate_id,
+            later.c.state == RowState.PUBLISHED.value,
+        )
+        .order_by(later.c.position.desc())
+        .limit(1)
+        .correlate(dead)
+        .scalar_subquery()
+    )
+    query = (
+        select(dead.c.position, dead.c.event_id, passed.label("passed"))
+        .where(dead.c.state == DEAD)
+        .order_by(dead.c.position)
+    )
+    found = _of_ids(connection, database, query, dead.c.event_id, event_ids)
+    values = {
+        "state": PENDING,
+        "attempts": 0,
+        "next_attempt_at": 0,
+        "due_at": now(),
+        "settled_at": null(),
+        "lease": null(),
+        "lease_until": null(),
+    }
+    _move(connection, table, found, values)
+    return Requeued(
+        tuple(from_column(row.event_id) for row in found),
+        tuple(
+            from_column(row.event_id)
+            for row in found
+            if row.passed is not None and row.passed > row.position
+        ),
+    )
+
+
+def discard(
+    connection: Connection,
+    database: Database,
+    table: Table,
+    event_ids: Collection[str],
+) -> tuple[str, ...]:
+    """Do what ``OutboxStore.discard`` says."""
+    c = table.c
+    query = select(c.position, c.event_id).where(c.state == DEAD).order_by(c.position)
+    found = _of_ids(connection, database, query, c.event_id, event_ids)
+    values = {"state": RowState.DISCARDED.value, "settled_at": now()}
+    _move(connection, table, found, values)
+    return tuple(from_column(row.event_id) for row in found)
+
+
+def _of_ids(
+    connection: Connection,
+    database: Database,
+    query: Any,
+    column: Any,
+    event_ids: Collection[str] | None,
+) -> Sequence[Row[Any]]:
+    """Return the dead rows of *query*, locked, of some ids or of all with None."""
+    if database.locks_rows:
+        query = query.with_for_update(of=column.table)
+    if event_ids is None:
+        return connection.execute(query).all()
+    ids = sorted({stored for one in event_ids if (stored := _stored(one)) is not None})
+    found: list[Row[Any]] = []
+    for start in range(0, len(ids), _CHUNK):
+        some = query.where(column.in_(ids[start : start + _CHUNK]))
+        found += connection.execute(some)
+    return sorted(found, key=lambda row: int(row.position))
+
+
+def _stored(event_id: str) -> str | None:
+    """Return an id as it is stored; one that is too long for the table is in none."""
+    try:
+        return to_column("event_id", event_id)
+    except ValueError:
+        return None
+
+
+def _move(
+    connection: Connection,
+    table: Table,
+    found: Sequence[Row[Any]],
+    values: dict[str, Any],
+) -> None:
+    c = table.c
+    for start in range(0, len(found), _CHUNK):
+        positions = [row.position for row in found[start : start + _CHUNK]]
+        connection.execute(
+            update(table)
+            .where(c.position.in_(positions), c.state == literal(DEAD))
+            .values(**values)
+        )

@@ -1,0 +1,116 @@
+"""Is the table as this version needs it? Says which column is not."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import Connection, Table, inspect
+from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.types import (
+    Double,
+    Float,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    TypeEngine,
+    _Binary,
+)
+
+from eventbus_sync.errors import SchemaMismatch
+
+
+# Left to their defaults by ``add``.
+_DEFAULTS: Final = ("state", "attempts", "created_at")
+_UNIQUE: Final = ("event_id", "idempotency_key")
+# In more digits than this a moment of this century has microseconds.
+_ENOUGH_BITS: Final = 53
+
+
+def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
+    """
+    Compare the table in the database with *table*.
+
+    Raises:
+        SchemaMismatch: it is missing, or a column of it is not as it must be.
+    """
+    inspector = inspect(connection)
+    if not inspector.has_table(table.name, schema=table.schema):
+        msg = (
+            f"there is no table {table.fullname}: call create_all(), run "
+            "`python -m eventbus_sync outbox init`, or your migrations"
+        )
+        raise SchemaMismatch(msg)
+    found = {
+        str(one["name"]): one
+        for one in inspector.get_columns(table.name, schema=table.schema)
+    }
+    _check_ours(table, found)
+    postgresql = connection.dialect.name == "postgresql"
+    for name in (*_DEFAULTS, *(["xid"] if postgresql and commit_order else ())):
+        if found[name]["default"] is None:
+            _refuse(table, name, "has no default in the database")
+    for name, there in found.items():
+        if name not in table.columns and not (
+            there["nullable"] or there["default"] is not None or there.get("computed")
+        ):
+            _refuse(table, name, "is none of ours, and is NOT NULL without a default")
+    unique = _unique(inspector, table)
+    for name in _UNIQUE:
+        if name not in unique:
+            _refuse(table, name, "has no unique index of its own")
+
+
+def _check_ours(table: Table, found: Mapping[str, ReflectedColumn]) -> None:
+    for column in table.columns:
+        there = found.get(column.name)
+        if there is None:
+            _refuse(table, column.name, "is missing")
+        _check_type(table, column.name, column.type, there["type"])
+        if column.nullable and not there["nullable"] and there["default"] is None:
+            _refuse(table, column.name, "must be nullable")
+
+
+def _check_type(
+    table: Table, name: str, wanted: TypeEngine[Any], there: TypeEngine[Any]
+) -> None:
+    if isinstance(wanted, Integer):
+        if name != "xid" and not isinstance(there, Integer):
+            _refuse(table, name, f"is {there!r} and must be a whole number")
+    elif isinstance(wanted, LargeBinary):
+        if not isinstance(there, _Binary):
+            _refuse(table, name, f"is {there!r} and must hold bytes")
+    elif isinstance(wanted, Double):
+        if not _is_exact(there):
+            _refuse(table, name, f"is {there!r} and must be DOUBLE PRECISION")
+    elif isinstance(wanted, String):
+        if not isinstance(there, String):
+            _refuse(table, name, f"is {there!r} and must be a text")
+        if wanted.length and there.length and there.length < wanted.length:
+            _refuse(table, name, f"must hold {wanted.length} characters")
+
+
+def _is_exact(there: TypeEngine[Any]) -> bool:
+    if isinstance(there, Double):
+        return True
+    if isinstance(there, Float):
+        # SQLite has one kind of float only, whatever it is called.
+        return there.precision is not None and there.precision >= _ENOUGH_BITS
+    return isinstance(there, Numeric)
+
+
+def _unique(inspector: Any, table: Table) -> set[str]:
+    constraints = inspector.get_unique_constraints(table.name, schema=table.schema)
+    indexes = inspector.get_indexes(table.name, schema=table.schema)
+    return {
+        one["column_names"][0]
+        for one in (*constraints, *(x for x in indexes if x["unique"]))
+        if len(one["column_names"]) == 1
+    }
+
+
+def _refuse(table: Table, column: str, problem: str) -> NoReturn:
+    msg = (
+        f"column {column} of table {table.fullname} {problem}: migrate the table to "
+        "what outbox_table() says"
+    )
+    raise SchemaMismatch(msg, column=column)

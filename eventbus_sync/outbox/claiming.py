@@ -1,0 +1,293 @@
+"""Rows from the database: when to claim, and for how long to wait otherwise."""
+
+import time
+import uuid
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from eventbus_sync._threads import Deadline
+from eventbus_sync.bus import EventBus
+from eventbus_sync.config import fields as _fields
+from eventbus_sync.errors import (
+    BrokerUnreachable,
+    BusClosed,
+    ConfigError,
+    EventBusError,
+)
+from eventbus_sync.outbox.breaker import Breaker
+from eventbus_sync.outbox.held import HeldRows
+from eventbus_sync.outbox.lines import Lease
+from eventbus_sync.outbox.publishing import OVERDUE, Publisher
+from eventbus_sync.outbox.record import Claim
+from eventbus_sync.outbox.retry import RetryPolicy
+from eventbus_sync.outbox.store import OnDead, Ordering, OutboxStore
+from eventbus_sync.outbox.trouble import Trouble
+
+
+#: Seconds of the shortest poll.
+FIRST_PAUSE: Final = 0.02
+#: Seconds between two looks at leases and overdue outcomes while rows are held.
+MAINTENANCE: Final = 0.25
+#: Seconds between two purges when there is little to purge, and when there is more.
+PURGE_INTERVAL: Final = 60.0
+PURGE_PAUSE: Final = 1.0
+#: Seconds after the database failed: at first, and at most.
+FIRST_BACKOFF: Final = 0.2
+LONGEST_BACKOFF: Final = 2.0
+
+
+def _policy(_: Any, __: Any, value: Any) -> None:
+    if not isinstance(value, RetryPolicy):
+        msg = f"retry must be a RetryPolicy, not {type(value).__name__}"
+        raise ConfigError(msg)
+
+
+@_fields.by_name
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What ``OutboxRelay`` was told; its text says what each means."""
+
+    name: str = attrs.field(validator=_fields.text)
+    retry: RetryPolicy = attrs.field(validator=_policy)
+    batch_size: int = attrs.field(validator=_fields.whole(1, 100_000))
+    lease: float = attrs.field(validator=_fields.seconds(zero=False))
+    ordering: Ordering = attrs.field(validator=_fields.choice("aggregate", "none"))
+    on_dead: OnDead = attrs.field(validator=_fields.choice("hold", "skip"))
+    poll_interval: float = attrs.field(validator=_fields.seconds(zero=False))
+    purge_after: float | None = attrs.field(
+        validator=attrs.validators.optional(_fields.seconds(zero=True))
+    )
+    purge_batch: int = attrs.field(validator=_fields.whole(1, 100_000))
+    delivery_timeout: float
+
+    @property
+    def margin(self) -> float:
+        """Seconds of its lease that a row must have left to be published."""
+        return self.delivery_timeout + 3.0
+
+
+class Claimer:
+    """
+    Claims, keeps leases, purges, and sleeps when there is nothing to do.
+
+    One thread calls ``step``; the rest may be called from any thread.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a relay
+        self,
+        store: OutboxStore,
+        bus: EventBus,
+        held: HeldRows,
+        breaker: Breaker,
+        publisher: Publisher,
+        trouble: Trouble,
+        settings: Settings,
+        ended: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._held = held
+        self._breaker = breaker
+        self._publisher = publisher
+        self._trouble = trouble
+        self._settings = settings
+        self._ended = ended
+        self._scan_from = 0
+        self._pause = FIRST_PAUSE
+        self._backoff = FIRST_BACKOFF
+        self._purge_at = time.monotonic()
+        self._nudged = False
+        self._wants_room = False
+        self._went_back = False
+        self._connected: bool | None = None
+        # Aggregates were left out of the last claim, as of this count of closed ones.
+        self._left_out: int | None = None
+        #: Scans of the whole table that were begun.
+        self.rounds = 0
+        #: The latest of them which found nothing that is due, and nothing was held.
+        self.quiet_round = 0
+        self._round_is_quiet = False
+        self._round_began = 0.0
+
+    def nudge(self) -> None:
+        """Make the claim thread look at once."""
+        self._nudged = True
+        self._held.wake()
+        self._store.wake()
+
+    def step(self) -> None:
+        """
+        Do what is to be done now, or sleep for a while.
+
+        Raises:
+            BusClosed: nothing will ever go out again.
+        """
+        self._nudged = False
+        try:
+            self._keep_leases()
+            self._publisher.sweep(self._settings.delivery_timeout + OVERDUE)
+            self._watch_bus()
+            self._publisher.pump()
+            self._purge()
+            limit = self._limit()
+            if not limit:
+                self._wants_room = True
+                self._rest(MAINTENANCE)
+                self._wants_room = False
+                return
+            claim = self._claim(limit)
+        except BusClosed:
+            raise
+        except EventBusError as error:
+            # An outage of the database does not end a relay.
+            self._trouble.note("the database failed", error)
+            self._held.wait(self._ended, Deadline.after(self._backoff))
+            self._backoff = min(LONGEST_BACKOFF, self._backoff * 2)
+            return
+        self._backoff = FIRST_BACKOFF
+        self._publisher.pump()
+        if claim.records:
+            self._pause = FIRST_PAUSE
+        if len(claim.records) >= limit or (self._scan_from and claim.records):
+            return
+        if self._scan_from:
+            # What can be claimed now lies further on; or is left out, since we have the
+            # rows before it, and will be claimable as soon as these are settled.
+            if self._held.held:
+                self._rest(FIRST_PAUSE)
+            return
+        self._rest(self._idle_pause(claim), listen=self._listen_for(claim))
+        self._pause = min(self._settings.poll_interval, self._pause * 2)
+
+    # -- the parts of a step ----------------------------------------------------------
+
+    def _keep_leases(self) -> None:
+        margin = self._settings.margin
+        # In the middle between claimed and too short to publish.
+        leases = self._held.to_renew(margin + (self._settings.lease - margin) / 2)
+        if not leases:
+            return
+        before = time.monotonic()
+        seconds = self._settings.lease
+        rows = self._store.renew([lease.token for lease in leases], seconds=seconds)
+        self._held.renewed(leases, rows, before + seconds)
+
+    def _watch_bus(self) -> None:
+        health = self._bus.health()
+        if health.state == "closed":
+            raise BusClosed
+        self._connected = health.connected
+        if health.connected is False and self._breaker.disconnected():
+            error = health.last_error or BrokerUnreachable()
+            self._trouble.note("the breaker opened: the bus is not connected", error)
+
+    def _limit(self) -> int:
+        """Return how many rows to claim now; 0 for none."""
+        held = self._held.held
+        if self._breaker.is_open:
+            # Others may have a broker; and what is leased here would only wait.
+            self._held.release_waiting()
+            if held or not self._breaker.may_probe(connected=self._connected):
+                return 0
+            return 1
+        size = self._settings.batch_size
+        return size if held < 2 * size else 0
+
+    def _claim(self, limit: int) -> Claim:
+        settings = self._settings
+        scan_from = self._scan_from
+        resume = self._held.take_resume()
+        # In a long backlog, the next run of an aggregate is not left until the scan
+        # comes round again. Every second time, so that the scan comes round.
+        back = scan_from > 0 and not self._went_back and resume is not None
+        self._went_back = back
+        if back and resume is not None:
+            scan_from = min(scan_from, max(0, resume))
+        elif not scan_from:
+            self.rounds += 1
+            self._round_began = time.monotonic()
+            self._round_is_quiet = not self._held.held
+        closed = self._held.closed
+        aggregates: tuple[str, ...] = ()
+        if settings.ordering == "aggregate":
+            aggregates = self._held.aggregates()
+        self._left_out = closed if aggregates else None
+        lease = Lease(uuid.uuid4().hex, time.monotonic() + settings.lease)
+        claim = self._store.claim(
+            lease.token,
+            limit=limit,
+            seconds=settings.lease,
+            scan_from=scan_from,
+            ordering=settings.ordering,
+            on_dead=settings.on_dead,
+            without=aggregates,
+        )
+        if claim.records:
+            self._held.add(lease, claim.records)
+        if claim.records or claim.hidden:
+            self._round_is_quiet = False
+        if not back:
+            self._scan_from = claim.scanned_to
+            if not claim.scanned_to and self._round_is_quiet:
+                self.quiet_round = self.rounds
+                self._held.wake()
+        return claim
+
+    def _purge(self) -> None:
+        settings = self._settings
+        if settings.purge_after is None or time.monotonic() < self._purge_at:
+            return
+        limit = settings.purge_batch
+        # Set before, so that a failing purge is not what the relay is busy with.
+        self._purge_at = time.monotonic() + PURGE_INTERVAL
+        if self._store.purge(older_than=settings.purge_after, limit=limit) >= limit:
+            self._purge_at = time.monotonic() + PURGE_PAUSE
+
+    # -- sleeping ---------------------------------------------------------------------
+
+    def _idle_pause(self, claim: Claim) -> float:
+        """Return how long to sleep if nobody wakes us."""
+        if claim.hidden:
+            return 2 * FIRST_PAUSE
+        # A long backlog that cannot be claimed now must not keep a database busy.
+        took = time.monotonic() - self._round_began
+        pause = max(self._pause, min(took, self._settings.poll_interval))
+        return pause if claim.next_due is None else min(pause, _soon(claim.next_due))
+
+    def _listen_for(self, claim: Claim) -> float:
+        """Return how long to sleep if commits wake us; 0 for not to rely on that."""
+        if claim.hidden:
+            return 0.0  # the end of an old transaction sends no notification
+        longest = self._settings.poll_interval
+        return (
+            longest if claim.next_due is None else min(longest, _soon(claim.next_due))
+        )
+
+    def _rest(self, seconds: float, *, listen: float = 0.0) -> None:
+        held = self._held
+        deadline = Deadline.after(seconds)
+        if held.held:
+            longest = FIRST_PAUSE if held.has_ready else MAINTENANCE
+            deadline = Deadline.after(min(seconds, longest))
+        elif listen and not self._nudged and not self._ended():  # noqa: SIM102 - it waits
+            if self._store.wait(Deadline.after(listen)):
+                return
+        held.wait(self._has_to_look, deadline)
+        self._left_out = None
+
+    def _has_to_look(self) -> bool:
+        """Whether the claim thread has to go on; called under the lock."""
+        if self._nudged or self._ended():
+            return True
+        if self._wants_room:
+            full = self._held.held >= 2 * self._settings.batch_size
+            return not full and not self._breaker.is_open
+        # An aggregate that was left out is free again: it may have more rows.
+        return self._left_out is not None and self._left_out != self._held.closed
+
+
+def _soon(seconds: float) -> float:
+    return max(0.001, seconds)

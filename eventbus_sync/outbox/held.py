@@ -1,0 +1,317 @@
+"""
+The rows that a relay holds in memory, from their claim to their mark.
+
+A row waits in the *line* of its aggregate, is in flight, or is to be marked. The
+next of a line goes out when its head is settled, without asking the database; a head
+that failed sends the rest of its line back. No I/O here; the lock is held for moments.
+"""
+
+import threading
+import time
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+
+from eventbus_sync._threads import Deadline, WaitList
+from eventbus_sync.outbox.lines import Counts, Flight, Lease, Line, Rate
+from eventbus_sync.outbox.record import Change, Mark, OutboxRecord
+from eventbus_sync.outbox.store import OnDead, Ordering
+
+
+_COUNTER = {
+    Change.PUBLISH: "published",
+    Change.RETRY: "retried",
+    Change.BURY: "buried",
+    Change.RELEASE: "released",
+}
+
+
+class HeldRows:
+    """
+    Lines, flights and marks. Thread-safe.
+
+    With ``ordering="aggregate"`` at most one row of an aggregate is in flight.
+
+    Args:
+        ordering: what makes a line: an aggregate, or with "none" each row.
+        on_dead: whether a line goes on after a row that died.
+        margin: seconds of its lease that a row must have left to be published; longer
+            than a publish can last, so that no other relay tries the row meanwhile.
+        counts: where to count.
+    """
+
+    def __init__(
+        self, ordering: Ordering, on_dead: OnDead, margin: float, counts: Counts
+    ) -> None:
+        self.lock = threading.Lock()
+        self.counts = counts
+        self.rate = Rate()
+        self._ordering = ordering
+        self._on_dead = on_dead
+        self._margin = margin
+        self._changed = WaitList()
+        self._leases: dict[str, Lease] = {}
+        self._lines: set[Line] = set()
+        self._ready: deque[Line] = deque()
+        # Lines that may go on as soon as their lease is renewed.
+        self._stale: list[Line] = []
+        self._flying: dict[str, Flight] = {}
+        self._marks: deque[Mark] = deque()
+        self._rows_of: Counter[str] = Counter()
+        self._held = 0
+        #: How often an aggregate was let go of: its later rows can be claimed now.
+        self.closed = 0
+        # Just before the first row of the aggregates that were let go of.
+        self._resume: int | None = None
+
+    # -- what others wait for ---------------------------------------------------------
+
+    def wait(self, check: Callable[[], bool], deadline: Deadline) -> bool:
+        """Wait until *check*, called under the lock, is true; False at *deadline*."""
+        ticket = None
+        while True:
+            with self.lock:
+                self._changed.leave_locked(ticket)
+                if check():
+                    return True
+                remaining = deadline.remaining()
+                if remaining <= 0:
+                    return False
+                ticket = self._changed.enlist_locked()
+            ticket.acquire(timeout=remaining)
+
+    def wake(self) -> None:
+        """Make those who wait look again."""
+        with self.lock:
+            self._changed.wake_all_locked()
+
+    @property
+    def held(self) -> int:
+        """How many rows are held."""
+        return self._held
+
+    @property
+    def in_flight(self) -> int:
+        """How many rows have no outcome yet."""
+        return len(self._flying)
+
+    @property
+    def to_mark(self) -> int:
+        """How many marks nobody took yet."""
+        return len(self._marks)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether something can be published."""
+        return bool(self._ready)
+
+    def aggregates(self) -> tuple[str, ...]:
+        """Return the aggregates of which rows are held."""
+        with self.lock:
+            return tuple(self._rows_of)
+
+    def take_resume(self) -> int | None:
+        """Return where later rows of aggregates that were let go of may be, once."""
+        with self.lock:
+            resume, self._resume = self._resume, None
+            return resume
+
+    # -- claim and publish ------------------------------------------------------------
+
+    def add(self, lease: Lease, records: Sequence[OutboxRecord]) -> None:
+        """Take rows that were claimed under *lease* in."""
+        with self.lock:
+            lines: dict[str, Line] = {}
+            for record in records:
+                by_row = self._ordering == "none"
+                key = record.event_id if by_row else record.aggregate_id
+                line = lines.get(key)
+                if line is None:
+                    line = lines[key] = Line(lease)
+                line.waiting.append(record)
+                self._rows_of[record.aggregate_id] += 1
+            lease.rows = len(records)
+            self._leases[lease.token] = lease
+            self._lines.update(lines.values())
+            self._ready.extend(lines.values())
+            self._held += len(records)
+            self.counts.claimed += len(records)
+            self._changed.wake_all_locked()
+
+    def next_to_publish(self) -> Flight | None:
+        """Return a row that may go out now; it counts as in flight from here on."""
+        with self.lock:
+            horizon = time.monotonic() + self._margin
+            while self._ready:
+                line = self._ready.popleft()
+                if not line.waiting:
+                    continue  # its rows were sent back meanwhile
+                if line.lease.until <= horizon:
+                    self._stale.append(line)
+                    continue
+                record = line.waiting.popleft()
+                flight = Flight(line, record, time.monotonic())
+                # Before it is published: the outcome may be quicker than the call.
+                self._flying[record.event_id] = flight
+                if len(self._flying) == 1:
+                    self._changed.wake_all_locked()
+                return flight
+            return None
+
+    def not_accepted(self, flight: Flight) -> None:
+        """Put a row that the bus had no room for at the head of its line again."""
+        with self.lock:
+            if self._flying.pop(flight.record.event_id, None) is None:
+                return
+            flight.line.waiting.appendleft(flight.record)
+            self._lines.add(flight.line)  # it may have been given back meanwhile
+            self._ready.appendleft(flight.line)
+
+    # -- outcomes and marks -----------------------------------------------------------
+
+    def landed(self, event_id: str) -> Flight | None:
+        """Return the flight that *event_id* was, or None if it is none of ours."""
+        with self.lock:
+            return self._flying.pop(event_id, None)
+
+    def overdue(self, seconds: float) -> list[Flight]:
+        """Take out and return the flights of which nothing was heard for *seconds*."""
+        with self.lock:
+            horizon = time.monotonic() - seconds
+            late = [f for f in self._flying.values() if f.since < horizon]
+            for flight in late:
+                del self._flying[flight.record.event_id]
+            return late
+
+    def settle(self, settled: Iterable[tuple[Flight, Mark]]) -> None:
+        """Note what became of rows; lines go on, or give the rest of their rows back."""
+        with self.lock:
+            for flight, mark in settled:
+                self._flying.pop(flight.record.event_id, None)
+                self._marks.append(mark)
+                line = flight.line
+                goes_on = mark.change is Change.PUBLISH or (
+                    mark.change is Change.BURY and self._on_dead == "skip"
+                )
+                if not goes_on:
+                    # The rest would overtake it; and it holds the aggregate in the
+                    # database too, for every other relay.
+                    self._release_locked(line)
+                if line.waiting:
+                    self._ready.append(line)
+                else:
+                    self._lines.discard(line)
+            self._changed.wake_all_locked()
+
+    def release_waiting(self) -> None:
+        """Give back every row that is not in flight."""
+        with self.lock:
+            for line in list(self._lines):
+                self._release_locked(line)
+            self._ready.clear()
+            self._stale.clear()
+            self._changed.wake_all_locked()
+
+    def take_marks(self) -> list[Mark]:
+        """Return what is to be marked; follow it by ``marked`` or ``not_marked``."""
+        with self.lock:
+            marks = list(self._marks)
+            self._marks.clear()
+            for mark in marks:
+                self._leases[mark.record.lease].marking += 1
+            return marks
+
+    def marked(self, marks: Sequence[Mark], moved: set[int]) -> None:
+        """Forget rows that were marked, and those whose lease was lost."""
+        with self.lock:
+            lost: set[tuple[str, str]] = set()
+            before = self.counts.published
+            for mark in marks:
+                record = mark.record
+                if record.position in moved:
+                    name = _COUNTER[mark.change]
+                    setattr(self.counts, name, getattr(self.counts, name) + 1)
+                elif mark.change is not Change.RELEASE:
+                    self.counts.lost += 1
+                    lost.add((record.lease, record.aggregate_id))
+                self._forget_locked(record)
+            self.rate.add(self.counts.published - before)
+            if lost:
+                # Somebody else has the aggregate; our marks would change nothing.
+                for line in list(self._lines):
+                    head = line.waiting[0] if line.waiting else None
+                    if head and (head.lease, head.aggregate_id) in lost:
+                        self._release_locked(line)
+            self._changed.wake_all_locked()
+
+    def not_marked(self, marks: Sequence[Mark]) -> None:
+        """Keep marks that the database did not take, before all others."""
+        with self.lock:
+            self._marks.extendleft(reversed(marks))
+            for mark in marks:
+                self._leases[mark.record.lease].marking -= 1
+
+    # -- leases -----------------------------------------------------------------------
+
+    def to_renew(self, left: float) -> list[Lease]:
+        """Return the leases that end within *left* seconds; give up those that ended."""
+        with self.lock:
+            now = time.monotonic()
+            found = []
+            for lease in self._leases.values():
+                if lease.rows > lease.marking and lease.until - now < left:
+                    if lease.until <= now:
+                        # Its rows may be another relay's: none of them goes out.
+                        self._lapse_locked(lease)
+                    else:
+                        found.append(lease)
+            return found
+
+    def renewed(self, leases: Sequence[Lease], rows: int, until: float) -> None:
+        """
+        Note the answer to a renewal of *leases*: they last *until*, or were lost.
+
+        Args:
+            leases: what was renewed.
+            rows: how many rows the database still had under them.
+            until: their new end, counted from before the renewal was sent.
+        """
+        with self.lock:
+            now = time.monotonic()
+            # Rows that are being marked may have been marked before the renewal; every
+            # other one must have been there. A row fewer is another relay's by now.
+            expected = sum(lease.rows - lease.marking for lease in leases)
+            for lease in leases:
+                if rows < expected or lease.until <= now:
+                    self._lapse_locked(lease)
+                else:
+                    lease.until = until
+            stale, self._stale = self._stale, []
+            self._ready.extend(stale)
+
+    # -- under the lock ---------------------------------------------------------------
+
+    def _lapse_locked(self, lease: Lease) -> None:
+        lease.until = float("-inf")
+        for line in [line for line in self._lines if line.lease is lease]:
+            self._release_locked(line)
+
+    def _release_locked(self, line: Line) -> None:
+        while line.waiting:
+            record = line.waiting.popleft()
+            self._marks.append(Mark(record, Change.RELEASE, record.attempts))
+        self._lines.discard(line)
+
+    def _forget_locked(self, record: OutboxRecord) -> None:
+        lease = self._leases[record.lease]
+        lease.rows -= 1
+        lease.marking -= 1
+        if not lease.rows:
+            del self._leases[record.lease]
+        self._held -= 1
+        self._rows_of[record.aggregate_id] -= 1
+        if not self._rows_of[record.aggregate_id]:
+            del self._rows_of[record.aggregate_id]
+            self.closed += 1
+            before = record.position - 1
+            self._resume = min(before, before if self._resume is None else self._resume)

@@ -1,0 +1,77 @@
+"""Marks to the database: a batch at a time, while the next one gathers."""
+
+import time
+
+from collections.abc import Callable
+from typing import Final
+
+from eventbus_sync._threads import Deadline
+from eventbus_sync.outbox.held import HeldRows
+from eventbus_sync.outbox.store import OutboxStore
+from eventbus_sync.outbox.trouble import Trouble
+
+
+#: Seconds for which marks gather while more outcomes are to come.
+_GATHER: Final = 0.005
+#: Seconds between two looks without anything to mark.
+_IDLE: Final = 60.0
+#: Seconds after the database failed: at first, and at most.
+FIRST_BACKOFF: Final = 0.2
+LONGEST_BACKOFF: Final = 2.0
+
+
+class Marker:
+    """
+    Writes marks, and keeps those that the database does not take.
+
+    A thread of its own does this, so that neither a slow database holds up the next
+    events of an aggregate, nor each of them costs a transaction.
+    """
+
+    def __init__(
+        self, store: OutboxStore, held: HeldRows, trouble: Trouble, batch_size: int
+    ) -> None:
+        self._store = store
+        self._held = held
+        self._trouble = trouble
+        self._batch_size = batch_size
+        self._backoff = FIRST_BACKOFF
+
+    def loop(self, finished: Callable[[], bool], abandoned: Callable[[], bool]) -> None:
+        """
+        Mark until *finished* and nothing is left, or *abandoned* and the database fails.
+
+        Both are called under the lock of the rows held.
+        """
+        held = self._held
+        while True:
+            held.wait(
+                lambda: held.to_mark > 0 or finished() or abandoned(),
+                Deadline.after(_IDLE),
+            )
+            if held.to_mark:
+                if held.in_flight and held.to_mark < self._batch_size:
+                    time.sleep(_GATHER)
+                if self._mark():
+                    self._backoff = FIRST_BACKOFF
+                    continue
+                if abandoned():
+                    return
+                # What was not marked goes first, as soon as the database is back.
+                held.wait(abandoned, Deadline.after(self._backoff))
+                self._backoff = min(LONGEST_BACKOFF, self._backoff * 2)
+            elif finished() or abandoned():
+                return
+
+    def _mark(self) -> bool:
+        marks = self._held.take_marks()
+        try:
+            moved = self._store.mark(marks)
+        except BaseException as error:
+            self._held.not_marked(marks)
+            if not isinstance(error, Exception):
+                raise
+            self._trouble.note("the database did not take outcomes", error)
+            return False
+        self._held.marked(marks, moved)
+        return True

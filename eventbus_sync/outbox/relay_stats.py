@@ -1,0 +1,39 @@
+"""What a relay shows of itself."""
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class RelayStats:
+    """
+    What a relay did since it was made, and what it has now.
+
+    Attributes:
+        state: "new", "running", "stopping", "stopped", or "failed" (its bus was closed).
+        claimed: rows leased.
+        published: rows that the broker has stored and the database knows it.
+        retried: attempts that failed and will be repeated.
+        buried: rows that became dead.
+        released: rows given back untried.
+        lost: outcomes that came after their lease had ended; they changed nothing.
+        held: rows in memory.
+        in_flight: those of them that have no outcome yet.
+        rate: rows published per second, over the last five.
+        breaker: "closed", or "open" while no broker can be reached.
+        last_error: the last thing that went wrong, else None.
+        last_error_age: seconds since then; None without an error.
+    """
+
+    state: str
+    claimed: int
+    published: int
+    retried: int
+    buried: int
+    released: int
+    lost: int
+    held: int
+    in_flight: int
+    rate: float
+    breaker: str
+    last_error: Exception | None
+    last_error_age: float | None

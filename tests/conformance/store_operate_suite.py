@@ -1,0 +1,90 @@
+"""What operators do with a store, as tests."""
+
+from support.outbox_rows import (
+    buried,
+    published,
+    released,
+    retried,
+    set_rows,
+    state_of,
+    take,
+    write,
+)
+
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+from eventbus_sync.outbox.record import RowState
+
+
+class OperateConformance:
+    """What holds on every database."""
+
+    def test_requeue_and_what_was_overtaken(self, outbox: SqlAlchemyOutbox) -> None:
+        write(outbox, "b", "a", "a", "b", "c")
+        b0, a1, a2, b, c = take(outbox).records
+        outbox.mark([published(b0), buried(a1), published(a2), buried(b), released(c)])
+        assert outbox.requeue(["nothing", c.event_id, "x" * 9999]).event_ids == ()
+        done = outbox.requeue([a1.event_id])
+        assert (done.event_ids, done.overtaken) == ((a1.event_id,), (a1.event_id,))
+        rest = outbox.requeue()
+        assert (rest.event_ids, rest.overtaken) == ((b.event_id,), ())
+        again = take(outbox).records
+        assert [(r.position, r.attempts) for r in again] == [
+            (a1.position, 0),
+            (b.position, 0),
+            (c.position, 0),
+        ]
+
+    def test_requeue_begins_the_age_anew(self, outbox: SqlAlchemyOutbox) -> None:
+        write(outbox, "a")
+        set_rows(outbox, created_at=1.0)
+        record = take(outbox).records[0]
+        assert record.age > 1e9
+        outbox.mark([buried(record)])
+        outbox.requeue()
+        assert take(outbox).records[0].age < 60
+
+    def test_discard(self, outbox: SqlAlchemyOutbox) -> None:
+        write(outbox, "a", "b")
+        a, b = take(outbox).records
+        outbox.mark([buried(a), released(b)])
+        given = [a.event_id, b.event_id, "no such"]
+        assert outbox.discard(given) == (a.event_id,)
+        assert outbox.discard(given) == ()
+        assert state_of(outbox) == ["discarded", "pending"]
+
+    def test_purge_takes_bounded_batches_of_what_is_old_enough(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        write(outbox, *(f"a-{n}" for n in range(7)))
+        records = take(outbox).records
+        outbox.mark([*map(published, records[:4]), *map(buried, records[4:6])])
+        outbox.discard([records[4].event_id])
+        assert outbox.purge(older_than=60, limit=100) == 0
+        assert [outbox.purge(older_than=-1, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+        # Neither the dead nor those in flight.
+        assert state_of(outbox) == ["dead", "pending"]
+
+    def test_stats(self, outbox: SqlAlchemyOutbox) -> None:
+        assert outbox.stats().oldest_age == 0.0
+        write(outbox, "a", "b", "c", "d", "e")
+        a, b, c, _, e = take(outbox).records
+        outbox.mark([published(a), buried(b), retried(c, 60), buried(e)])
+        outbox.discard([e.event_id])
+        stats = outbox.stats()
+        counts = (stats.pending, stats.leased, stats.waiting)
+        assert counts == (2, 1, 1)
+        assert (stats.published, stats.dead, stats.discarded) == (1, 1, 1)
+        assert 0 <= stats.oldest_age < 60
+        set_rows(outbox, created_at=1.0)
+        assert outbox.stats().oldest_age > 1e9
+
+    def test_rows_by_state(self, outbox: SqlAlchemyOutbox) -> None:
+        ids = write(outbox, "a", "b", "c")
+        a, _, _ = take(outbox).records
+        outbox.mark([buried(a)])
+        assert [row.event_id for row in outbox.rows(limit=2)] == ids[:2]
+        (dead,) = outbox.rows(RowState.DEAD)
+        assert (dead.event_id, dead.topic, dead.aggregate_id) == (ids[0], "orders", "a")
+        assert dead.event_type == "OrderCreated"
+        leased = outbox.rows(RowState.PENDING)
+        assert all(row.leased_until is not None for row in leased)

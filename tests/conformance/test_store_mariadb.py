@@ -1,0 +1,27 @@
+"""The contract of a store on MariaDB."""
+
+import pytest
+
+from conformance.store_operate_suite import OperateConformance
+from conformance.store_order_suite import OrderConformance
+from conformance.store_suite import StoreConformance
+from conformance.store_write_suite import WriteConformance
+
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+
+
+pytest_plugins = ["support.databases"]
+
+
+class TestMariaDB(
+    StoreConformance, OrderConformance, OperateConformance, WriteConformance
+):
+    """Every test of the suites."""
+
+    claim_statements = 6
+    mark_statements = 3
+
+    @pytest.fixture
+    def outbox(self, mariadb_outbox: SqlAlchemyOutbox) -> SqlAlchemyOutbox:
+        """An empty one."""
+        return mariadb_outbox

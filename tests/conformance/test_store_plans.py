@@ -1,0 +1,132 @@
+"""
+Claiming stays O(batch) with many published rows in the table: the plans, printed.
+
+Run with ``--slow -s`` to read them.
+"""
+
+import re
+import time
+
+from typing import Any
+
+import pytest
+
+from sqlalchemy import Connection, event, text
+from support.outbox_rows import aggregates, an_event, buried, published, retried, take
+
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+
+
+pytest_plugins = ["support.databases"]
+
+PUBLISHED = 300_000
+
+# Half of all rows ever are of one aggregate, which is the worst case for its head.
+_ROWS = (
+    "INSERT INTO eventbus_outbox (event_id, topic, aggregate_id, event_type, "
+    "event_version, occurred_at, payload, state, settled_at) "
+    "SELECT {id}, 't', CASE WHEN n % 2 = 0 THEN 'hot' ELSE {aggregate} END, 'T', 1, "
+    "'2026-01-01T00:00:00Z', {payload}, 'published', 1e9 + n FROM {numbers}"
+)
+_FILL = {
+    "sqlite": {
+        "id": "'old-' || n",
+        "aggregate": "'a-' || (n % 5000)",
+        "payload": "x'7b7d'",
+        "numbers": (
+            "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s "
+            f"WHERE n < {PUBLISHED}) SELECT n FROM s)"
+        ),
+    },
+    "postgresql": {
+        "id": "'old-' || n",
+        "aggregate": "'a-' || (n % 5000)",
+        "payload": "'{}'::bytea",
+        "numbers": f"generate_series(1, {PUBLISHED}) AS s(n)",
+    },
+    "mysql": {
+        "id": "CONCAT('old-', n)",
+        "aggregate": "CONCAT('a-', n % 5000)",
+        "payload": "'{}'",
+        "numbers": f"(SELECT seq AS n FROM seq_1_to_{PUBLISHED}) AS s",
+    },
+}
+_ANALYZE = {
+    "sqlite": "ANALYZE",
+    "postgresql": "ANALYZE eventbus_outbox",
+    "mysql": "ANALYZE TABLE eventbus_outbox",
+}
+_EXPLAIN = {
+    "sqlite": "EXPLAIN QUERY PLAN ",
+    "postgresql": "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) ",
+    "mysql": "EXPLAIN ",
+}
+
+
+def plan_of(connection: Connection, statement: str, given: Any) -> list[str]:
+    explained = connection.exec_driver_sql(
+        _EXPLAIN[connection.dialect.name] + statement, given
+    )
+    return [" | ".join(str(one) for one in row) for row in explained]
+
+
+def reads_everything(database: str, line: str) -> bool:
+    """Whether a line of a plan goes through the whole table, or a whole index."""
+    if database == "sqlite":
+        # All that are pending, say, is too much too.
+        return re.search(r"SCAN |\(state=\?\)", line) is not None
+    if database == "postgresql":
+        rows = re.search(r"rows=(\d+)", line)
+        removed = re.search(r"Removed by Filter: (\d+)", line)
+        return any(int(m[1]) > 5000 for m in (rows, removed) if m)
+    kind, keys_read = line.split(" | ")[3], line.split(" | ")[-2]
+    return kind in {"ALL", "index"} or (keys_read.isdigit() and int(keys_read) > 5000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sqlite", "postgresql", "mariadb"])
+def test_plans_with_many_published_rows(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    outbox: SqlAlchemyOutbox = request.getfixturevalue(f"{name}_outbox")
+    database = outbox.engine.dialect.name
+    with outbox.engine.begin() as connection:
+        connection.execute(text(_ROWS.format(**_FILL[database])))
+        names = ["hot" if n % 2 else f"a-{n}" for n in range(2000)]
+        outbox.add_many(connection, "t", [an_event(one) for one in names])
+    with outbox.engine.connect() as connection:
+        connection.execute(text(_ANALYZE[database]))
+        connection.commit()
+    dead = take(outbox, limit=10).records
+    outbox.mark([buried(record) for record in dead])
+
+    sent: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        sent.append((statement, given))
+
+    event.listen(outbox.engine, "before_cursor_execute", note)
+    began = time.monotonic()
+    claim = take(outbox, limit=100)
+    again = take(outbox, limit=100, scan_from=claim.scanned_to)
+    outbox.renew([claim.records[0].lease], seconds=60)
+    outbox.mark([retried(claim.records[0]), *map(published, claim.records[1:])])
+    took = time.monotonic() - began
+    outbox.requeue([dead[0].event_id])
+    assert outbox.purge(older_than=10**9, limit=1000) == 0
+    event.remove(outbox.engine, "before_cursor_execute", note)
+
+    assert len(claim.records) == 100
+    assert "hot" not in aggregates(again)
+    bad = []
+    with outbox.engine.connect() as connection:
+        for statement, given in sent:
+            if not statement.lstrip().startswith(("SELECT", "UPDATE", "DELETE")):
+                continue
+            plan = plan_of(connection, statement, given)
+            print(f"\n[{name}] {statement[:300]}")  # noqa: T201 - to be read
+            print("\n".join(f"    {line[:150]}" for line in plan))  # noqa: T201
+            bad += [line for line in plan if reads_everything(database, line)]
+        connection.rollback()
+    print(f"\n[{name}] two claims, a renewal and a mark: {took * 1000:.0f} ms")  # noqa: T201
+    assert not bad

@@ -1,0 +1,205 @@
+"""The relay on real brokers that are killed, frozen, and come back."""
+
+import contextlib
+import itertools
+import time
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sqlalchemy import create_engine
+from support.databases import an_outbox
+from support.eventually import eventually
+from support.relay_process import first_occurrences
+from support.rigs import unique
+
+from eventbus_sync import Envelope, EventBus, KafkaConfig, NatsConfig
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+from eventbus_sync.outbox import OutboxRelay, RetryPolicy, RowState
+from eventbus_sync.testing import KafkaServer, NatsServer
+from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
+
+
+PATIENCE = 60.0
+QUICK = RetryPolicy(backoff=0.1, max_backoff=0.5)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[SqlAlchemyOutbox]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'outbox.db'}")
+    with an_outbox(engine) as outbox:
+        yield outbox
+    engine.dispose()
+
+
+class Application:
+    """Adds events, and knows in which order they must be stored."""
+
+    def __init__(self, outbox: SqlAlchemyOutbox, topic: str) -> None:
+        self.outbox = outbox
+        self.topic = topic
+        self.added: list[tuple[str, str]] = []
+        self._numbers = itertools.count()
+
+    def add(self, count: int, aggregates: int = 10) -> None:
+        with self.outbox.engine.begin() as connection:
+            for _ in range(count):
+                number = next(self._numbers)
+                envelope = Envelope(f"a{number % aggregates}", "E", 1, number)
+                self.outbox.add(connection, self.topic, envelope)
+                self.added.append((envelope.aggregate_id, envelope.event_id))
+
+    def all_published(self) -> bool:
+        return self.outbox.stats().published == len(self.added)
+
+    def in_order(self, stored: list[tuple[str, str]]) -> bool:
+        return first_occurrences(iter(stored)) == first_occurrences(iter(self.added))
+
+
+@contextlib.contextmanager
+def relaying(
+    outbox: SqlAlchemyOutbox, bus: EventBus, **settings: Any
+) -> Iterator[OutboxRelay]:
+    settings.setdefault("name", "eventbus-relay")
+    settings.setdefault("lease", 9.0)
+    relay = OutboxRelay(outbox, bus, retry=QUICK, **settings)
+    relay.start()
+    try:
+        yield relay
+    finally:
+        relay.stop(10)
+        bus.close(2)
+
+
+# -- NATS ------------------------------------------------------------------------------
+
+
+def nats_bus(server: NatsServer, stream: str, **settings: Any) -> EventBus:
+    return EventBus(
+        NatsConfig(
+            servers=server.url, stream=stream, subjects=[f"{stream}.>"], **settings
+        )
+    )
+
+
+def on_nats(server: NatsServer, stream: str) -> list[tuple[str, str]]:
+    return [(e.aggregate_id, e.event_id) for e in read_nats_stream(server.url, stream)]
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("delivery_timeout", [1.0, 4.0])
+def test_nats_killed_and_back(
+    fresh_nats_server: NatsServer, outbox: SqlAlchemyOutbox, delivery_timeout: float
+) -> None:
+    """An outage longer, and one shorter, than the bus tries by itself."""
+    stream = "OUTAGE"
+    application = Application(outbox, f"{stream}.orders")
+    bus = nats_bus(fresh_nats_server, stream, delivery_timeout=delivery_timeout)
+    with relaying(outbox, bus) as relay:
+        application.add(200)
+        eventually(lambda: relay.stats().published > 50, PATIENCE)
+        fresh_nats_server.kill()
+        application.add(200)
+        eventually(lambda: relay.stats().breaker == "open", PATIENCE)
+        time.sleep(1.5)
+        # The rest was given back, so that a relay that has a broker could take it.
+        eventually(lambda: outbox.stats().leased <= 1, PATIENCE)
+        fresh_nats_server.start()
+        application.add(50)
+        eventually(application.all_published, PATIENCE)
+        assert relay.stats().breaker == "closed"
+    assert {row.attempts for row in outbox.rows(limit=1000)} == {0}
+    stored = on_nats(fresh_nats_server, stream)
+    assert application.in_order(stored)
+    assert len(stored) == len(set(stored)) == 450
+
+
+@pytest.mark.nats
+def test_nats_frozen_for_longer_than_any_answer_may_take(
+    fresh_nats_server: NatsServer, outbox: SqlAlchemyOutbox
+) -> None:
+    stream = "FROZEN"
+    application = Application(outbox, f"{stream}.orders")
+    bus = nats_bus(fresh_nats_server, stream, delivery_timeout=1.0)
+    with relaying(outbox, bus) as relay:
+        application.add(20)
+        eventually(application.all_published, PATIENCE)
+        fresh_nats_server.freeze()
+        application.add(100)
+        eventually(lambda: relay.stats().retried > 0, PATIENCE)
+        fresh_nats_server.resume()
+        eventually(application.all_published, PATIENCE)
+    stored = on_nats(fresh_nats_server, stream)
+    assert application.in_order(stored)
+    # Repeats were published, and recognised.
+    assert len(stored) == len(set(stored)) == 120
+
+
+@pytest.mark.nats
+def test_a_stream_that_is_away_dooms_nothing(
+    nats_server: NatsServer, outbox: SqlAlchemyOutbox
+) -> None:
+    """A subject that no stream takes is retriable: the row waits, and then goes out."""
+    stream = unique("LATER").upper().replace("-", "_")
+    bus = EventBus(
+        NatsConfig(servers=nats_server.url, ensure_stream="skip", delivery_timeout=1)
+    )
+    application = Application(outbox, f"{stream}.orders")
+    with relaying(outbox, bus) as relay:
+        application.add(20, aggregates=4)
+        eventually(lambda: relay.stats().retried > 0, PATIENCE)
+        with nats_bus(nats_server, stream, delivery_timeout=1) as creates:
+            creates.start()
+        eventually(application.all_published, PATIENCE)
+    assert application.in_order(on_nats(nats_server, stream))
+
+
+# -- Kafka -----------------------------------------------------------------------------
+
+
+def kafka_bus(server: KafkaServer, **settings: Any) -> EventBus:
+    return EventBus(KafkaConfig(bootstrap_servers=server.bootstrap_servers, **settings))
+
+
+@pytest.mark.kafka
+def test_kafka_frozen_and_back(
+    fresh_kafka_server: KafkaServer, outbox: SqlAlchemyOutbox
+) -> None:
+    topic = unique("frozen")
+    application = Application(outbox, topic)
+    bus = kafka_bus(fresh_kafka_server, delivery_timeout=2.0)
+    with relaying(outbox, bus) as relay:
+        application.add(100)
+        eventually(application.all_published, PATIENCE)
+        fresh_kafka_server.freeze()
+        application.add(100)
+        eventually(lambda: relay.stats().retried > 0, PATIENCE)
+        fresh_kafka_server.resume()
+        application.add(20)
+        eventually(application.all_published, PATIENCE)
+    assert {row.attempts for row in outbox.rows(limit=1000)} == {0}
+    read = read_kafka_topic(fresh_kafka_server.bootstrap_servers, topic)
+    assert application.in_order([(e.aggregate_id, e.event_id) for e in read])
+
+
+@pytest.mark.kafka
+def test_kafka_that_comes_later_than_the_relay(
+    fresh_kafka_server: KafkaServer, outbox: SqlAlchemyOutbox
+) -> None:
+    """Nothing of a backlog is dead because the broker was away from the start."""
+    topic = unique("late")
+    application = Application(outbox, topic)
+    application.add(50)
+    fresh_kafka_server.kill()
+    bus = kafka_bus(fresh_kafka_server, delivery_timeout=1.0)
+    with relaying(outbox, bus) as relay:
+        eventually(lambda: relay.stats().breaker == "open", PATIENCE)
+        time.sleep(2)
+        fresh_kafka_server.start()
+        eventually(application.all_published, PATIENCE)
+    assert {row.attempts for row in outbox.rows(RowState.PUBLISHED)} == {0}
+    read = read_kafka_topic(fresh_kafka_server.bootstrap_servers, topic)
+    assert application.in_order([(e.aggregate_id, e.event_id) for e in read])

@@ -1,0 +1,180 @@
+"""``python -m eventbus_sync relay`` as a process: signals, exit codes, status line."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sqlalchemy import create_engine
+from support.databases import an_outbox
+from support.eventually import eventually
+from support.relay_process import RelayProcess
+from support.rigs import unique
+
+from eventbus_sync import Envelope
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+from eventbus_sync.testing import NatsServer
+
+
+pytestmark = pytest.mark.nats
+
+
+class Rig:
+    """A SQLite outbox, and URLs for a relay from it to a stream of its own."""
+
+    def __init__(self, outbox: SqlAlchemyOutbox, server: NatsServer) -> None:
+        stream = unique("CLI").upper()
+        self.outbox = outbox
+        self.topic = f"cli.{stream}"
+        self.db = outbox.engine.url.render_as_string()
+        self.bus = f"{server.url}?stream={stream}&subjects={self.topic}"
+
+    def add(self, count: int, topic: str = "") -> None:
+        with self.outbox.engine.begin() as connection:
+            for number in range(count):
+                envelope = Envelope(f"a{number % 7}", "E", 1, number)
+                self.outbox.add(connection, topic or self.topic, envelope)
+
+    def published(self) -> int:
+        return self.outbox.stats().published
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[SqlAlchemyOutbox]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'outbox.db'}")
+    with an_outbox(engine) as outbox:
+        yield outbox
+    engine.dispose()
+
+
+@pytest.fixture
+def rig(outbox: SqlAlchemyOutbox, nats_server: NatsServer) -> Rig:
+    return Rig(outbox, nats_server)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(
+    rig: Rig, tmp_path: Path, number: signal.Signals
+) -> None:
+    rig.add(3000)
+    with RelayProcess(rig.db, rig.bus, tmp_path / "log") as relay:
+        relay.wait_until_it_runs()
+        eventually(lambda: rig.published() > 100, 30)
+        relay.send(number)
+        assert relay.wait() == 0, relay.said()
+        assert " published, 0 retried, 0 dead, " in relay.said()
+        assert relay.said().endswith(" 0 still leased\n")
+    assert rig.outbox.stats().leased == 0
+
+
+def test_a_second_signal_ends_it_at_once(
+    outbox: SqlAlchemyOutbox, fresh_nats_server: NatsServer, tmp_path: Path
+) -> None:
+    rig = Rig(outbox, fresh_nats_server)
+    with RelayProcess(rig.db, rig.bus, tmp_path / "log") as relay:
+        relay.wait_until_it_runs()
+        fresh_nats_server.freeze()
+        rig.add(50)
+        eventually(lambda: rig.outbox.stats().leased > 0, 30)
+        time.sleep(0.5)
+        relay.send(signal.SIGTERM)
+        time.sleep(1.0)
+        assert not relay.ended  # it waits for what is in flight
+        relay.send(signal.SIGTERM)
+        began = time.monotonic()
+        assert relay.wait() == 128 + signal.SIGTERM, relay.said()
+        assert time.monotonic() - began < 10
+    # What is in flight may be stored: it is nobody's until its lease has ended.
+    assert 0 < rig.outbox.stats().leased <= 7
+
+
+def run(rig: Rig, *options: str, bus: str = "") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "eventbus_sync", "relay", *options]
+    environment = {
+        **os.environ,
+        "OUTBOX_DB_URL": rig.db,
+        "OUTBOX_BUS_URL": bus or rig.bus,
+    }
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+
+
+def test_once_publishes_what_is_due_and_ends(rig: Rig) -> None:
+    rig.add(500)
+    done = run(rig, "--once")
+    assert done.returncode == 0, done.stderr
+    assert rig.published() == 500
+    assert "stopped: 500 published, 0 retried, 0 dead" in done.stderr
+    assert run(rig, "--once").returncode == 0  # there is nothing to do
+
+
+def test_once_says_by_its_code_that_rows_are_dead(rig: Rig) -> None:
+    rig.add(5)
+    rig.add(5, topic="not legal")
+    done = run(rig, "--once", "--on-dead", "skip")
+    assert done.returncode == 1, done.stderr
+    assert "a row cannot be published" in done.stderr
+    assert rig.outbox.stats().dead == 5
+
+
+def test_once_without_a_broker_gives_up(rig: Rig, unused_tcp_port: int) -> None:
+    rig.add(5)
+    done = run(rig, "--once", bus=f"nats://:hush-hush@127.0.0.1:{unused_tcp_port}")
+    assert done.returncode in {1, 2}, done.stderr
+    assert "hush" not in done.stdout + done.stderr
+    done = run(rig, "--once", bus=f"nats://127.0.0.1:{unused_tcp_port}")
+    assert done.returncode == 1, done.stderr
+    assert "Trying on." in done.stderr
+    stats = rig.outbox.stats()
+    assert (stats.pending, stats.dead) == (5, 0)
+
+
+def test_a_status_line_on_a_terminal(rig: Rig) -> None:
+    rig.add(50)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "eventbus_sync", "relay"),
+            *("--db", rig.db, "--bus", rig.bus),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        said = b""
+
+        def shown(text: bytes) -> bool:
+            nonlocal said
+            while select.select([ours], [], [], 0)[0]:
+                try:
+                    said += os.read(ours, 4096)
+                except OSError:
+                    break
+            return text in said
+
+        try:
+            eventually(lambda: shown(b"\r\x1b[K50 published"), 30)
+            assert shown(b"0 pending")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            shown(b"")
+            os.close(ours)
+    assert process.returncode == 0
+    assert b"stopped: 50 published" in said

@@ -1,0 +1,281 @@
+"""``outbox …`` and ``relay`` on the command line: what they say, refuse and return."""
+
+import json
+import re
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sqlalchemy import create_engine
+
+from eventbus_sync import Envelope, MemoryConfig, cli
+from eventbus_sync.errors import IllegalTopic
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+from eventbus_sync.outbox import OutboxRelay
+from eventbus_sync.testing import MemoryBus
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'app.db'}"
+
+
+@pytest.fixture
+def run(url: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``outbox …`` on the test's database: exit code, stdout, stderr."""
+
+    def run(*arguments: str, db: str = url) -> tuple[int, str, str]:
+        try:
+            code = cli.main(["outbox", *arguments, "--db", db])
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def outbox(url: str, run: Run) -> Iterator[SqlAlchemyOutbox]:
+    assert run("init")[0] == 0
+    engine = create_engine(url)
+    yield SqlAlchemyOutbox(engine)
+    engine.dispose()
+
+
+def add(outbox: SqlAlchemyOutbox, *event_ids: str) -> None:
+    with outbox.engine.begin() as connection:
+        for event_id in event_ids:
+            envelope = Envelope(event_id[0], "E", 1, 0, event_id=event_id)
+            outbox.add(connection, "orders", envelope)
+
+
+def relayed(outbox: SqlAlchemyOutbox, *, dead: int = 0) -> None:
+    """Publish what is due; the first *dead* events are refused for good."""
+    with MemoryBus(MemoryConfig(delivery_timeout=1)) as bus:
+        if dead:
+            bus.broker.reject(IllegalTopic("bad\x1b[2Jname"), times=dead)
+        relay = OutboxRelay(outbox, bus, name="eventbus-relay", purge_after=None)
+        assert relay.drain(20)
+
+
+def test_init_may_be_repeated(run: Run) -> None:
+    for _ in range(2):
+        code, out, _ = run("init")
+        assert (code, out) == (0, "table eventbus_outbox is ready\n")
+
+
+def test_stats(run: Run, outbox: SqlAlchemyOutbox) -> None:
+    add(outbox, "a-1", "a-2", "b-1")
+    code, out, _ = run("stats")
+    assert code == 0
+    assert re.search(r"^pending +3$", out, re.MULTILINE)
+    assert "oldest unpublished: " in out
+    code, out, _ = run("stats", "--json")
+    assert code == 0
+    assert {k: v for k, v in json.loads(out).items() if v and k != "oldest_age"} == {
+        "pending": 3
+    }
+    assert json.loads(out)["oldest_age"] > 0
+
+
+def test_stats_says_by_its_code_that_rows_are_dead(
+    run: Run, outbox: SqlAlchemyOutbox
+) -> None:
+    add(outbox, "a-1", "b-1")
+    relayed(outbox, dead=1)
+    code, out, _ = run("stats")
+    assert code == 1
+    assert re.search(r"^dead +1$", out, re.MULTILINE)
+
+
+def test_list(run: Run, outbox: SqlAlchemyOutbox) -> None:
+    assert run("list") == (1, "", "no rows\n")
+    add(outbox, "a-1", "a-2", "b-1")
+    relayed(outbox, dead=1)
+    code, out, _ = run("list")
+    assert code == 0
+    assert len(re.findall(r"^ +\d+ ", out, re.MULTILINE)) >= 3
+    code, out, _ = run("list", "--state", "dead")
+    assert "a-1" in out
+    assert "illegal_topic: bad" in out
+    assert "\x1b" not in out  # what rows hold does not reach the terminal
+    code, out, _ = run("list", "--json", "--limit", "2")
+    rows = json.loads(out)
+    assert [row["event_id"] for row in rows] == ["a-1", "a-2"]
+    assert [row["state"] for row in rows] == ["dead", "pending"]
+    assert run("list", "--json", "--state", "discarded")[:2] == (1, "[]\n")
+
+
+def test_requeue(run: Run, outbox: SqlAlchemyOutbox) -> None:
+    add(outbox, "a-1", "b-1", "c-1")
+    relayed(outbox, dead=2)
+    code, out, err = run("requeue", "a-1", "nobody")
+    assert (code, out) == (1, "a-1\n")
+    assert err == "requeued 1 row\nno dead row has the event id nobody\n"
+    assert run("requeue", "--all") == (0, "b-1\n", "requeued 1 row\n")
+    assert run("requeue", "--all") == (1, "", "requeued 0 rows\n")
+    relayed(outbox)
+    assert outbox.stats().published == 3
+
+
+def test_requeue_says_when_the_order_is_lost(
+    run: Run, outbox: SqlAlchemyOutbox
+) -> None:
+    add(outbox, "a-1", "a-2")
+    with MemoryBus(MemoryConfig(delivery_timeout=1)) as bus:
+        bus.broker.reject(IllegalTopic())
+        relay = OutboxRelay(outbox, bus, name="eventbus-relay", on_dead="skip")
+        assert relay.drain(20)
+    code, out, _ = run("requeue", "a-1")
+    assert code == 0
+    assert "later events of its aggregate were published already" in out
+
+
+def test_discard_lets_the_aggregate_go_on(run: Run, outbox: SqlAlchemyOutbox) -> None:
+    add(outbox, "a-1", "a-2")
+    relayed(outbox, dead=1)
+    assert outbox.stats().pending == 1
+    assert run("discard", "a-1") == (0, "a-1\n", "discarded 1 row\n")
+    assert run("discard", "a-1")[0] == 1
+    relayed(outbox)
+    assert outbox.stats().published == 1
+
+
+def test_purge(run: Run, outbox: SqlAlchemyOutbox) -> None:
+    add(outbox, *(f"a-{n}" for n in range(1500)))
+    relayed(outbox)
+    assert run("purge") == (0, "purged 0 rows\n", "")
+    assert run("purge", "--older-than", "0") == (0, "purged 1,500 rows\n", "")
+    assert run("list")[0] == 1
+
+
+# -- what is refused -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["requeue"], "one of the arguments"),
+        (["discard"], "required: ID"),
+        (["list", "--limit", "0"], "'0' is not a whole number from 1 up"),
+        (["list", "--state", "lost"], "invalid choice: 'lost'"),
+        (["purge", "--older-than", "-1"], "'-1' is not a number of seconds"),
+        (["purge", "--older-than", "nan"], "'nan' is not a number of seconds"),
+        (["purge", "--older-than", "week"], "'week' is not a number of seconds"),
+    ],
+)
+def test_wrong_use_is_2(run: Run, arguments: list[str], complaint: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert complaint in err
+
+
+def test_a_table_that_is_not_there_is_2_with_a_next_step(run: Run) -> None:
+    code, _, err = run("stats")
+    assert code == 2
+    assert "there is no table eventbus_outbox" in err
+    assert "outbox init" in err
+
+
+def test_a_table_of_another_name(run: Run) -> None:
+    assert run("init", "--table", "mine")[:2] == (0, "table mine is ready\n")
+    assert run("stats", "--table", "mine")[0] == 0
+    assert run("stats")[0] == 2
+
+
+@pytest.mark.parametrize("command", ["init", "stats", "list", "purge"])
+def test_a_database_out_of_reach_is_3(run: Run, command: str) -> None:
+    nobody = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/app"
+    code, out, err = run(command, db=nobody)
+    assert (code, out) == (3, "")
+    assert "Is the database up" in err
+    assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    ("db", "complaint"),
+    [
+        (f"user:{SECRET}@host/app", "not a URL that SQLAlchemy can read"),
+        (f"postgresql://user:{SECRET}@host:port/app", "not a URL"),
+        (f"{SECRET}://host/app", "not a URL"),
+        (f"nosuch://user:{SECRET}@host/app", "knows no such database: nosuch://"),
+        (f"oracle://user:{SECRET}@host/app", "driver for oracle is not installed"),
+        ("", "say where the outbox is"),
+    ],
+)
+def test_a_wrong_url_is_2_and_shows_no_secret(
+    run: Run, db: str, complaint: str
+) -> None:
+    code, _, err = run("stats", db=db)
+    assert code == 2
+    assert complaint in err
+    assert SECRET not in err
+
+
+def test_the_url_may_stand_in_the_environment(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTBOX_DB_URL", url)
+    assert cli.main(["outbox", "init"]) == 0
+    assert "ready" in capsys.readouterr().out
+
+
+# -- relay -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "say where events go"),
+        (["--bus", "memory://"], "is a broker inside of this process"),
+        (["--bus", "rabbit://h"], "unknown scheme"),
+        (["--bus", "nats://h", "--lease", "24"], "lease=24 .*delivery_timeout=20"),
+        (["--bus", "nats://h?delivery_timeout=26"], "lease=30 .*delivery_timeout=26"),
+        (["--bus", "nats://h", "--batch-size", "0"], "batch_size"),
+        (["--bus", "nats://h?jetstream=false"], "jetstream=False"),
+        (["--bus", f"nats://u:{SECRET}@h:port"], "servers must be like"),
+    ],
+)
+def test_a_relay_that_cannot_run_is_2(
+    url: str,
+    outbox: SqlAlchemyOutbox,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    assert cli.main(["relay", "--db", url, *arguments]) == 2
+    err = capsys.readouterr().err
+    assert re.search(complaint, err)
+    assert SECRET not in err
+
+
+def test_a_relay_without_its_database_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    db = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/app"
+    assert cli.main(["relay", "--db", db, "--bus", "nats://127.0.0.1:1"]) == 3
+    assert SECRET not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["relay", "outbox"])
+def test_help_teaches(
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^examples:\n(  .*\n)*  python -m eventbus_sync ", said, re.MULTILINE
+    )
+    assert "exit codes:\n  0 " in said
+    assert max(map(len, said.splitlines())) <= 80
