@@ -330,6 +330,20 @@ def test_without_sqlalchemy_it_says_what_to_install(
     assert "starting" not in err
 
 
+def test_a_run_in_which_nothing_goes_on_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A relay that publishes nothing: the demo says so instead of waiting for ever."""
+    monkeypatch.setattr("eventbus_sync.demo.outbox.measure.GRACE", -32.0)
+    monkeypatch.setattr("eventbus_sync.outbox.OutboxRelay.start", lambda _: None)
+    arguments = ["demo", "--outbox", "--backend", "memory", "--events", "20"]
+    assert cli.main(arguments) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "20 rows that were not published" in last
+    assert "nothing went on for 1 s" in last
+    assert "rows were still pending after 1 s" in last
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_small_run_in_memory(
     broken: bool,
