@@ -34,6 +34,25 @@ def chapter() -> str:
     )
 
 
+def test_the_example_output_is_what_the_demo_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same lines in the same order, and the same verdict but for the broker."""
+    monkeypatch.setattr("eventbus_sync.demo.outbox.measure.OUTAGE_SECONDS", 0.2)
+    arguments = ["demo", "--outbox", "--backend", "memory", "--events", "100"]
+    assert main(arguments) == 0
+    [example] = readme.of_section("The outbox", "text")
+    assert _labels(example.text) == _labels(capsys.readouterr().out)
+
+
+def _labels(text: str) -> list[str]:
+    rows = re.findall(r"^  ([a-z][a-z0-9 /]*?)  ", text, re.MULTILINE)
+    [verdict] = re.findall(
+        r"^the outbox kept its word on [^:]*(:.*)$", text, re.MULTILINE
+    )
+    return [*rows, verdict]
+
+
 def defaults_of(call: Any) -> Mapping[str, object]:
     """Return what can be given by name only, with its default."""
     return {
