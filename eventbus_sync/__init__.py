@@ -13,10 +13,12 @@ Start with ``EventBus`` (``bus.py``). The way of one event through the files::
     observe.py        stats, health, callbacks
     _runtime.py       what runs between first use and close, once per process
     _lifecycle.py     fork and exit
-    cli.py, demo/     python -m eventbus_sync demo
+    outbox/           rows of your database, published by a relay: begin at relay.py
+    integrations/     the outbox's table and its queries, in SQLAlchemy
+    cli*.py, demo/    python -m eventbus_sync demo, relay, outbox
     testing/          a bus that fails on command, and real brokers for tests
 
-Importing this package loads no driver and no asyncio.
+Importing this package loads no driver, no SQLAlchemy and no asyncio.
 """
 
 from eventbus_sync.bus import EventBus

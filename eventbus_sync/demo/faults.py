@@ -101,6 +101,11 @@ class Schedule:
         if self._steps:
             self._thread = spawn("demo-faults", lambda: self._run(stats))
 
+    @property
+    def done(self) -> bool:
+        """Whether every fault was done and undone, or could not be."""
+        return self._thread is None or not self._thread.is_alive()
+
     def stop(self) -> None:
         """Do nothing more; afterwards the broker is whole again."""
         self._stopping.set()

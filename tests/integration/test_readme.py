@@ -23,6 +23,8 @@ from support import readme
 from support.eventually import eventually
 from support.processes import run_script
 from support.readme import ROOT, Workshop
+from support.readme_outbox import COMMANDS
+from support.readme_outbox import SECTIONS as OUTBOX
 from support.readme_servers import LOG_CONFIG, answers, post_many, running
 
 import eventbus_sync
@@ -311,6 +313,7 @@ SECTIONS: dict[str, Callable[[Stand], object]] = {
     "Celery": celery,
     "Watching": watched,
     "Testing your code": own_tests,
+    **OUTBOX,
 }
 
 
@@ -335,6 +338,14 @@ def test_every_python_block_is_run(section: str, stand: Stand) -> None:
     assert run is not None, f"nothing runs the python blocks of section {section!r}"
     run(stand)
     assert stand.workshop.not_run(section) == []
+
+
+@pytest.mark.nats
+@pytest.mark.kafka
+@pytest.mark.parametrize("section", sorted(COMMANDS))
+def test_commands_without_python_blocks(section: str, stand: Stand) -> None:
+    """They do what the README says."""
+    COMMANDS[section](stand)
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at() -> None:

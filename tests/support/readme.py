@@ -202,8 +202,12 @@ class Workshop:
             timeout=timeout,
         )
 
-    def _prepared(self, block: Block) -> str:
-        text = block.text
+    def replaced(self, text: str) -> str:
+        """Return *text* with the addresses that are used here."""
         for documented, real in self._addresses.items():
             text = text.replace(documented, real)
+        return text
+
+    def _prepared(self, block: Block) -> str:
+        text = self.replaced(block.text)
         return f'__import__("ran").block({block.line})\n{text}'

@@ -33,6 +33,7 @@ from eventbus_sync.demo.report import Paper
 from eventbus_sync.demo.workload import Hold
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 from eventbus_sync.outbox import RelayStats
+from eventbus_sync.testing.readback import ReadBackFailed
 
 
 PAPER = Paper()
@@ -330,6 +331,20 @@ def test_without_sqlalchemy_it_says_what_to_install(
     assert "starting" not in err
 
 
+def test_a_run_in_which_nothing_goes_on_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A relay that publishes nothing: the demo says so instead of waiting for ever."""
+    monkeypatch.setattr("eventbus_sync.demo.outbox.measure.GRACE", -32.0)
+    monkeypatch.setattr("eventbus_sync.outbox.OutboxRelay.start", lambda _: None)
+    arguments = ["demo", "--outbox", "--backend", "memory", "--events", "20"]
+    assert cli.main(arguments) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "20 rows that were not published" in last
+    assert "nothing went on for 1 s" in last
+    assert "rows were still pending after 1 s" in last
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_small_run_in_memory(
     broken: bool,
@@ -350,3 +365,50 @@ def test_a_small_run_in_memory(
         assert "frozen for 0.3 s and resumed" in " ".join(out.split())
     assert "committed" in err
     assert "\x1b" not in out + err
+
+
+SMALL = ["demo", "--outbox", "--backend", "memory", "--events", "60", "--json"]
+
+
+def test_ctrl_c_ends_the_writing_and_not_the_books(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        "eventbus_sync.demo.outbox.watch.Watch.until_written", interrupted
+    )
+    assert cli.main(SMALL) == 130
+    data = json.loads(capsys.readouterr().out)
+    assert (data["interrupted"], data["balanced"]) == (True, True)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No relay, no bus and no file is left behind; other tests would notice."""
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    for name in ("until_written", "until_published"):
+        monkeypatch.setattr(
+            f"eventbus_sync.demo.outbox.watch.Watch.{name}", interrupted
+        )
+    assert cli.main(SMALL) == 130
+    assert json.loads(capsys.readouterr().out)["runs"] == []
+
+
+def test_a_stream_that_cannot_be_read_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        msg = "no answer"
+        raise ReadBackFailed(msg)
+
+    monkeypatch.setattr("eventbus_sync.demo.outbox.measure.OUTAGE_SECONDS", 0.1)
+    monkeypatch.setattr("eventbus_sync.demo.embedded._kept", fail)
+    assert cli.main(SMALL) == 1
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["stored"], run["failures"]) == (None, ["no answer"])

@@ -44,15 +44,23 @@ class Watch:
         self._schedule = schedule
         self._progress = progress
 
-    def until_written(self) -> None:
-        """Return when the last transaction has ended."""
-        self._until(lambda _: not self._writers.writing, Deadline(float("inf")))
+    def until_written(self, patience: float) -> bool:
+        """
+        Return when the last transaction has ended, and the broker is whole again.
+
+        Args:
+            patience: seconds after which it is False, if nothing goes on meanwhile.
+        """
+        return self._until(
+            lambda _: not self._writers.writing and self._schedule.done, patience
+        )
 
     def until_published(self, patience: float) -> bool:
-        """Return when no row is pending any more, or False after *patience* seconds."""
-        return self._until(lambda rows: not rows.pending, Deadline.after(patience))
+        """Return when no row is pending; False after *patience* seconds of nothing."""
+        return self._until(lambda rows: not rows.pending, patience)
 
-    def _until(self, done: Callable[[OutboxStats], bool], deadline: Deadline) -> bool:
+    def _until(self, done: Callable[[OutboxStats], bool], patience: float) -> bool:
+        due, before = Deadline.after(patience), -1
         while True:
             rows = self._outbox.stats()
             self.oldest = max(self.oldest, rows.oldest_age)
@@ -60,7 +68,10 @@ class Watch:
             self._show(rows)
             if done(rows):
                 return True
-            if deadline.expired():
+            so_far = self._writers.journal.committed + self._relay.stats().published
+            if so_far != before:
+                due, before = Deadline.after(patience), so_far
+            elif due.expired():
                 return False
             time.sleep(LOOK)
 
