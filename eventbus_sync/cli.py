@@ -18,6 +18,7 @@ from typing import NoReturn
 import eventbus_sync
 
 from eventbus_sync.cli_outbox import add_outbox
+from eventbus_sync.cli_parser import Parser
 from eventbus_sync.cli_relay import add_relay
 from eventbus_sync.errors import EventBusError
 
@@ -131,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     prog = Path(sys.argv[0]).name
     if not prog.startswith("eventbus-sync"):
         prog = "python -m eventbus_sync"
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog=prog,
         description=_DESCRIPTION,
         epilog=_EPILOG.format(prog=prog),

@@ -10,8 +10,8 @@ import contextlib
 import os
 import sys
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from eventbus_sync.errors import ConfigError, EventBusError, OutboxError, StoreFailed
 
@@ -66,7 +66,7 @@ def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
     try:
         import sqlalchemy  # noqa: PLC0415 - only these commands need it
     except ImportError:
-        msg = "SQLAlchemy is not installed: pip install 'sqlalchemy>=2'"
+        msg = "SQLAlchemy is not installed: pip install 'eventbus-sync[sqlalchemy]'"
         raise ConfigError(msg) from None
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415
 
@@ -76,7 +76,11 @@ def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
 
     kind = arguments.db.partition("://")[0].partition("+")[0]
     try:
-        engine = sqlalchemy.create_engine(arguments.db, pool_pre_ping=True)
+        url = sqlalchemy.make_url(arguments.db)
+        _check_password(arguments.db, given=url.username is not None)
+        engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+    except ConfigError:
+        raise
     except NoSuchModuleError:
         msg = f"SQLAlchemy knows no such database: {_plain(arguments.db)}://…"
         raise ConfigError(msg) from None
@@ -90,11 +94,35 @@ def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
         advice = _DRIVERS.get(kind, "install the driver")
         msg = f"the driver for {kind} is not installed ({error.name}): {advice}"
         raise ConfigError(msg) from None
+    sqlalchemy.event.listen(engine, "do_connect", _connect)
     try:
         named = {"table_name": arguments.table} if arguments.table else {}
         yield SqlAlchemyOutbox(engine, schema=arguments.schema, **named)
     finally:
         engine.dispose()
+
+
+def _check_password(text: str, *, given: bool) -> None:
+    # What stands behind the first @ of a password is taken for the host; libraries put
+    # that into their messages.
+    if given and text.count("@") > 1:
+        msg = (
+            "--db has more than one @: write %40 for those in the password or elsewhere"
+        )
+        raise ConfigError(msg)
+
+
+def _connect(dialect: Any, record: Any, args: Sequence[Any], named: Any) -> Any:
+    del record
+    try:
+        return dialect.connect(*args, **named)
+    except (TypeError, ValueError) as error:
+        # Its text may hold values; the names are in the URL anyway.
+        msg = (
+            "the driver does not take a setting of --db, or its value: look at what "
+            f"stands behind the ? ({type(error).__name__})"
+        )
+        raise ConfigError(msg) from None
 
 
 def answered(

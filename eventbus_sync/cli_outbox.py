@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
     from eventbus_sync.outbox import OutboxRow
 
+#: Most rows of ``list``: they are held in memory.
+_MOST = 1_000_000
+
 _STATES = ("pending", "published", "dead", "discarded")
 
 _DESCRIPTION = """\
@@ -225,8 +228,10 @@ def _print_json(value: object) -> None:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"{text!r} is not a whole number from 1 up"
+    # The length first: Python refuses to read thousands of digits.
+    fits = text.isdecimal() and len(text) <= len(str(_MOST))
+    if not fits or not 1 <= int(text) <= _MOST:
+        msg = f"{text[:40]!r} is not a whole number from 1 up, at most {_MOST:,}"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
 

@@ -22,7 +22,8 @@ from eventbus_sync.cli_database import (
     answered,
     complain,
 )
-from eventbus_sync.errors import BusClosed, ConfigError, StartFailed
+from eventbus_sync.cli_status import Status
+from eventbus_sync.errors import BusClosed, ConfigError, StartFailed, StoreFailed
 
 
 if TYPE_CHECKING:
@@ -30,18 +31,14 @@ if TYPE_CHECKING:
 
     from eventbus_sync.bus import EventBus
     from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-    from eventbus_sync.outbox import OutboxRelay, OutboxStats, RelayStats
+    from eventbus_sync.outbox import OutboxRelay, RelayStats
 
 #: Seconds; a lease of 30 s has to be longer than that by 5.
 DELIVERY_TIMEOUT: Final = 20.0
-#: Seconds between two looks at signals, and between two status lines.
+#: Seconds between two looks at signals.
 _LOOK: Final = 0.2
-_STATUS: Final = 1.0
-#: Seconds between two questions of the status line to the database.
-_ASK: Final = 5.0
 #: Seconds for a first answer of the broker; it may come later.
 _BROKER: Final = 5.0
-_WIPE: Final = "\r\x1b[K"
 
 _DESCRIPTION = """\
 Publish the rows of an outbox to a broker, until SIGTERM or Ctrl-C.
@@ -68,7 +65,7 @@ signals:
 
 exit codes:
   0    stopped by a signal; or --once, and all that was due is published
-  1    --once, and some rows are dead or could not be published
+  1    --once, and rows are dead, or were refused and wait for another attempt
   2    wrong arguments, or a table that does not fit
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
@@ -154,25 +151,50 @@ def _relay(
             except StartFailed as error:
                 # It may come yet; a relay does not depend on the order of starts.
                 complain(parser, error, "Trying on.")
-            status = _Status(sys.stderr, relay, outbox)
+            status = Status(sys.stderr, relay, outbox)
             relay.start()
-            status.say("relaying; SIGTERM or Ctrl-C ends it")
-            drained = _until(relay, asked, status, once=arguments.once)
-            status.say("stopping: waiting for what is in flight")
-            relay.stop()
+            drained = at_once = False
+            try:
+                status.say("relaying; SIGTERM or Ctrl-C ends it")
+                drained = _until(relay, asked, status, once=arguments.once)
+                status.say("stopping: waiting for what is in flight")
+            except SystemExit:
+                at_once = True  # a second signal
+                raise
+            finally:
+                relay.stop(0.0 if at_once else None)
             stats = relay.stats()
-            status.end(_summary(stats))
+            status.say(_summary(stats))
     outbox.close()
     if stats.state == "failed":
         raise BusClosed
     if not arguments.once or asked:
         return DONE
-    failed = not drained or stats.buried or (stats.retried and outbox.stats().pending)
-    return NOTHING if failed else DONE
+    return DONE if drained and not _left(outbox) else NOTHING
+
+
+def _left(outbox: "SqlAlchemyOutbox") -> bool:
+    """Whether rows are dead, or were tried and wait for another attempt."""
+    if outbox.stats().dead:
+        return True
+    from sqlalchemy import select  # noqa: PLC0415 - it is installed, see opened
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    c = outbox.table.c
+    # Not the rows that wait for their not_before: nobody tried them.
+    failing = select(c.position).where(
+        c.state == "pending", c.failing_since.is_not(None)
+    )
+    try:
+        with outbox.engine.connect() as connection:
+            return connection.scalar(failing.limit(1)) is not None
+    except DBAPIError as error:
+        msg = f"the outbox's database failed: {error.orig}"
+        raise StoreFailed(msg) from error
 
 
 def _until(
-    relay: "OutboxRelay", asked: list[int], status: "_Status", *, once: bool
+    relay: "OutboxRelay", asked: list[int], status: Status, *, once: bool
 ) -> bool:
     """Return when a signal came or, with *once*, nothing is due: then True."""
     drained: list[bool] = []
@@ -236,60 +258,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Status:
-    """One line that is written over, on a terminal; elsewhere only what matters."""
-
-    def __init__(
-        self, stream: TextIO, relay: "OutboxRelay", outbox: "SqlAlchemyOutbox"
-    ) -> None:
-        self._stream = stream
-        self._relay = relay
-        self._outbox = outbox
-        self._live = stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._shown_at = self._asked_at = float("-inf")
-        self._rows: OutboxStats | None = None
-
-    def show(self) -> None:
-        """Write the line, now and then."""
-        now = time.monotonic()
-        if not self._live or now - self._shown_at < _STATUS:
-            return
-        self._shown_at = now
-        if now - self._asked_at >= _ASK:
-            self._asked_at = now
-            with contextlib.suppress(Exception):  # an outage: the relay says so itself
-                self._rows = self._outbox.stats()
-        columns = os.get_terminal_size(self._stream.fileno()).columns or 80
-        self._write(_WIPE + self._line(columns))
-
-    def say(self, text: str) -> None:
-        """Say something that stays."""
-        self._write((_WIPE if self._live else "") + text + "\n")
-
-    def end(self, text: str) -> None:
-        """Leave the last word."""
-        self.say(text)
-
-    def _line(self, width: int) -> str:
-        stats = self._relay.stats()
-        parts = [
-            f"{stats.published:,} published",
-            f"{stats.rate:,.0f}/s",
-            f"{stats.in_flight:,} in flight",
-        ]
-        if stats.breaker == "open":
-            parts.insert(0, "broker out of reach")
-        if self._rows is not None:
-            parts += [f"{self._rows.pending:,} pending"]
-            parts += [f"oldest {self._rows.oldest_age:,.0f} s"]
-            parts += [f"{self._rows.dead:,} dead"] if self._rows.dead else []
-        return "  ".join(parts)[: max(20, width - 1)]
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
 
 
 def _summary(stats: "RelayStats") -> str:

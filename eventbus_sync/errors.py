@@ -20,7 +20,7 @@ Every error of eventbus_sync, in one tree.
     ├── ResultsDropped              reported: the result channel was full
     ├── BackendFailed               reported: a thread of ours failed
     ├── OutboxError                 the outbox's table or database
-    │   ├── StoreFailed             the database failed; nothing changed
+    │   ├── StoreFailed             the database failed
     │   ├── SchemaMismatch          the table is not as this version needs it
     │   ├── AutocommitRefused       add outside any transaction
     │   └── DuplicateKey            this event id is in the outbox already
@@ -209,7 +209,11 @@ class OutboxError(EventBusError):
 
 
 class StoreFailed(OutboxError):
-    """The database failed; nothing changed."""
+    """
+    The database failed; nothing changed, as far as is known.
+
+    A connection that is lost during COMMIT does not say what became of it.
+    """
 
     default_code = "store_failed"
     default_retriable = True

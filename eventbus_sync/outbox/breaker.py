@@ -23,7 +23,9 @@ class Breaker:
     Closed: everything goes out. Open: one probe at a time. Thread-safe.
 
     Opens when the bus says that it is not connected, or after ``THRESHOLD`` events in a
-    row that reached no broker. Closes at the first acknowledgement.
+    row that reached no broker. Closes at the first acknowledgement; and if it was
+    opened by a lost connection, when that is back, so that it does not stay open for as
+    long as there is nothing to try.
 
     Args:
         clock: seconds that never go back.
@@ -38,6 +40,7 @@ class Breaker:
         self._probe_at = 0.0
         # So that a connection which came back is probed at once, but only once.
         self._was_disconnected = False
+        self._by_disconnection = False
 
     @property
     def is_open(self) -> bool:
@@ -47,10 +50,7 @@ class Breaker:
     def acked(self) -> None:
         """A broker stored something: close."""
         with self._lock:
-            self._open = False
-            self._in_a_row = 0
-            self._pause = FIRST_PAUSE
-            self._was_disconnected = False
+            self._close_locked()
 
     def answered(self) -> None:
         """A broker refused something: it is there, so the next probe may follow."""
@@ -68,7 +68,15 @@ class Breaker:
         """Note that the bus lost its broker; return whether this opened."""
         with self._lock:
             self._was_disconnected = True
-            return self._open_locked()
+            opened = self._open_locked()
+            self._by_disconnection = self._by_disconnection or opened
+            return opened
+
+    def connected(self) -> None:
+        """Note that the bus has its broker: close, if its loss is what opened."""
+        with self._lock:
+            if self._open and self._by_disconnection:
+                self._close_locked()
 
     def may_probe(self, *, connected: bool | None) -> bool:
         """
@@ -86,6 +94,19 @@ class Breaker:
             self._probe_at = now + self._pause
             self._pause = min(LONGEST_PAUSE, self._pause * 2)
             return True
+
+    def give_back_probe(self) -> None:
+        """Note that there was nothing to try: the next event need not wait for long."""
+        with self._lock:
+            self._pause = FIRST_PAUSE
+            self._probe_at = min(self._probe_at, self._clock() + FIRST_PAUSE)
+
+    def _close_locked(self) -> None:
+        self._open = False
+        self._in_a_row = 0
+        self._pause = FIRST_PAUSE
+        self._was_disconnected = False
+        self._by_disconnection = False
 
     def _open_locked(self) -> bool:
         if self._open:

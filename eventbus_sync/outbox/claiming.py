@@ -4,26 +4,23 @@ import time
 import uuid
 
 from collections.abc import Callable
-from typing import Any, Final
-
-import attrs
+from typing import Final
 
 from eventbus_sync._threads import Deadline
 from eventbus_sync.bus import EventBus
-from eventbus_sync.config import fields as _fields
 from eventbus_sync.errors import (
     BrokerUnreachable,
     BusClosed,
-    ConfigError,
     EventBusError,
 )
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
-from eventbus_sync.outbox.lines import Lease
+from eventbus_sync.outbox.hidden import HiddenRows
+from eventbus_sync.outbox.lines import Lease, size_of
 from eventbus_sync.outbox.publishing import OVERDUE, Publisher
 from eventbus_sync.outbox.record import Claim
-from eventbus_sync.outbox.retry import RetryPolicy
-from eventbus_sync.outbox.store import OnDead, Ordering, OutboxStore
+from eventbus_sync.outbox.settings import Settings
+from eventbus_sync.outbox.store import OutboxStore
 from eventbus_sync.outbox.trouble import Trouble
 
 
@@ -37,36 +34,11 @@ PURGE_PAUSE: Final = 1.0
 #: Seconds after the database failed: at first, and at most.
 FIRST_BACKOFF: Final = 0.2
 LONGEST_BACKOFF: Final = 2.0
-
-
-def _policy(_: Any, __: Any, value: Any) -> None:
-    if not isinstance(value, RetryPolicy):
-        msg = f"retry must be a RetryPolicy, not {type(value).__name__}"
-        raise ConfigError(msg)
-
-
-@_fields.by_name
-@attrs.frozen(kw_only=True)
-class Settings:
-    """What ``OutboxRelay`` was told; its text says what each means."""
-
-    name: str = attrs.field(validator=_fields.text)
-    retry: RetryPolicy = attrs.field(validator=_policy)
-    batch_size: int = attrs.field(validator=_fields.whole(1, 100_000))
-    lease: float = attrs.field(validator=_fields.seconds(zero=False))
-    ordering: Ordering = attrs.field(validator=_fields.choice("aggregate", "none"))
-    on_dead: OnDead = attrs.field(validator=_fields.choice("hold", "skip"))
-    poll_interval: float = attrs.field(validator=_fields.seconds(zero=False))
-    purge_after: float | None = attrs.field(
-        validator=attrs.validators.optional(_fields.seconds(zero=True))
-    )
-    purge_batch: int = attrs.field(validator=_fields.whole(1, 100_000))
-    delivery_timeout: float
-
-    @property
-    def margin(self) -> float:
-        """Seconds of its lease that a row must have left to be published."""
-        return self.delivery_timeout + 3.0
+#: Seconds between two looks at rows that an older transaction hides; at most, and less
+#: if ``poll_interval`` is: its end wakes nobody.
+LONGEST_HIDDEN_PAUSE: Final = 2.0
+#: Bytes of payload held beyond which no more rows are claimed.
+MOST_PAYLOAD: Final = 64 * 2**20
 
 
 class Claimer:
@@ -97,6 +69,13 @@ class Claimer:
         self._ended = ended
         self._scan_from = 0
         self._pause = FIRST_PAUSE
+        # Of its own: the end of an old transaction wakes nobody, and rows that are hidden
+        # for a moment only must not wait for the long pause of a quiet table.
+        self._hidden_pause = FIRST_PAUSE
+        self._hidden = HiddenRows(store, settings.name)
+        self._round_hides = False
+        # Bytes of payload in a row, as of the last claims.
+        self._row_size = 0.0
         self._backoff = FIRST_BACKOFF
         self._purge_at = time.monotonic()
         self._nudged = False
@@ -139,6 +118,7 @@ class Claimer:
                 self._wants_room = False
                 return
             claim = self._claim(limit)
+            self._look_for_hidden(claim)
         except BusClosed:
             raise
         except EventBusError as error:
@@ -160,7 +140,12 @@ class Claimer:
                 self._rest(FIRST_PAUSE)
             return
         self._rest(self._idle_pause(claim), listen=self._listen_for(claim))
-        self._pause = min(self._settings.poll_interval, self._pause * 2)
+        longest = self._settings.poll_interval
+        self._pause = min(longest, self._pause * 2)
+        if claim.hidden:
+            self._hidden_pause = min(
+                longest, LONGEST_HIDDEN_PAUSE, self._hidden_pause * 2
+            )
 
     # -- the parts of a step ----------------------------------------------------------
 
@@ -180,6 +165,8 @@ class Claimer:
         if health.state == "closed":
             raise BusClosed
         self._connected = health.connected
+        if health.connected:
+            self._breaker.connected()
         if health.connected is False and self._breaker.disconnected():
             error = health.last_error or BrokerUnreachable()
             self._trouble.note("the breaker opened: the bus is not connected", error)
@@ -193,8 +180,19 @@ class Claimer:
             if held or not self._breaker.may_probe(connected=self._connected):
                 return 0
             return 1
+        if self._is_full():
+            return 0
         size = self._settings.batch_size
-        return size if held < 2 * size else 0
+        if self._row_size:
+            room = MOST_PAYLOAD - self._held.payload
+            size = min(size, max(1, int(room / self._row_size)))
+        return size
+
+    def _is_full(self) -> bool:
+        held = self._held
+        return (
+            held.held >= 2 * self._settings.batch_size or held.payload >= MOST_PAYLOAD
+        )
 
     def _claim(self, limit: int) -> Claim:
         settings = self._settings
@@ -227,6 +225,10 @@ class Claimer:
         )
         if claim.records:
             self._held.add(lease, claim.records)
+            size = sum(map(size_of, claim.records)) / len(claim.records)
+            self._row_size = max(size, self._row_size * 0.9)
+        elif self._breaker.is_open:
+            self._breaker.give_back_probe()
         if claim.records or claim.hidden:
             self._round_is_quiet = False
         if not back:
@@ -235,6 +237,21 @@ class Claimer:
                 self.quiet_round = self.rounds
                 self._held.wake()
         return claim
+
+    def _look_for_hidden(self, claim: Claim) -> None:
+        self._round_hides = self._round_hides or claim.hidden
+        if claim.records:
+            self._hidden.gone()
+        if claim.records or not claim.hidden:
+            self._hidden_pause = FIRST_PAUSE
+        if self._scan_from:
+            return
+        # The whole table was seen.
+        if not self._round_hides:
+            self._hidden.gone()
+        elif not claim.records:
+            self._hidden.seen()
+        self._round_hides = False
 
     def _purge(self) -> None:
         settings = self._settings
@@ -251,7 +268,7 @@ class Claimer:
     def _idle_pause(self, claim: Claim) -> float:
         """Return how long to sleep if nobody wakes us."""
         if claim.hidden:
-            return 2 * FIRST_PAUSE
+            return max(2 * FIRST_PAUSE, self._hidden_pause)
         # A long backlog that cannot be claimed now must not keep a database busy.
         took = time.monotonic() - self._round_began
         pause = max(self._pause, min(took, self._settings.poll_interval))
@@ -283,8 +300,7 @@ class Claimer:
         if self._nudged or self._ended():
             return True
         if self._wants_room:
-            full = self._held.held >= 2 * self._settings.batch_size
-            return not full and not self._breaker.is_open
+            return not self._is_full() and not self._breaker.is_open
         # An aggregate that was left out is free again: it may have more rows.
         return self._left_out is not None and self._left_out != self._held.closed
 

@@ -99,7 +99,9 @@ class ResultConsumer:
     @property
     def finished(self) -> bool:
         """Whether it has ended, so that another one may read the channel."""
-        return self._thread is not None and not self._thread.is_alive()
+        thread = self._thread
+        # Stopped before it was ever started, it will not read either.
+        return self._stopping if thread is None else not thread.is_alive()
 
     @property
     def unhandled(self) -> list[PublishResult]:

@@ -6,27 +6,19 @@ next of a line goes out when its head is settled, without asking the database; a
 that failed sends the rest of its line back. No I/O here; the lock is held for moments.
 """
 
-import threading
 import time
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from eventbus_sync._threads import Deadline, WaitList
-from eventbus_sync.outbox.lines import Counts, Flight, Lease, Line, Rate
+from eventbus_sync.outbox.lines import Counts, Flight, Lease, Line, Rate, size_of
+from eventbus_sync.outbox.mark_queue import MarkQueue
 from eventbus_sync.outbox.record import Change, Mark, OutboxRecord
 from eventbus_sync.outbox.store import OnDead, Ordering
+from eventbus_sync.outbox.watched import Watched
 
 
-_COUNTER = {
-    Change.PUBLISH: "published",
-    Change.RETRY: "retried",
-    Change.BURY: "buried",
-    Change.RELEASE: "released",
-}
-
-
-class HeldRows:
+class HeldRows(Watched):
     """
     Lines, flights and marks. Thread-safe.
 
@@ -43,22 +35,24 @@ class HeldRows:
     def __init__(
         self, ordering: Ordering, on_dead: OnDead, margin: float, counts: Counts
     ) -> None:
-        self.lock = threading.Lock()
+        super().__init__()
         self.counts = counts
         self.rate = Rate()
         self._ordering = ordering
         self._on_dead = on_dead
         self._margin = margin
-        self._changed = WaitList()
         self._leases: dict[str, Lease] = {}
         self._lines: set[Line] = set()
         self._ready: deque[Line] = deque()
         # Lines that may go on as soon as their lease is renewed.
         self._stale: list[Line] = []
         self._flying: dict[str, Flight] = {}
-        self._marks: deque[Mark] = deque()
+        self._marks = MarkQueue()
         self._rows_of: Counter[str] = Counter()
         self._held = 0
+        self._payload = 0
+        #: Set by ``stop``: nothing more goes out.
+        self.stopped = False
         #: How often an aggregate was let go of: its later rows can be claimed now.
         self.closed = 0
         # Just before the first row of the aggregates that were let go of.
@@ -66,29 +60,15 @@ class HeldRows:
 
     # -- what others wait for ---------------------------------------------------------
 
-    def wait(self, check: Callable[[], bool], deadline: Deadline) -> bool:
-        """Wait until *check*, called under the lock, is true; False at *deadline*."""
-        ticket = None
-        while True:
-            with self.lock:
-                self._changed.leave_locked(ticket)
-                if check():
-                    return True
-                remaining = deadline.remaining()
-                if remaining <= 0:
-                    return False
-                ticket = self._changed.enlist_locked()
-            ticket.acquire(timeout=remaining)
-
-    def wake(self) -> None:
-        """Make those who wait look again."""
-        with self.lock:
-            self._changed.wake_all_locked()
-
     @property
     def held(self) -> int:
         """How many rows are held."""
         return self._held
+
+    @property
+    def payload(self) -> int:
+        """How many bytes of payload are held."""
+        return self._payload
 
     @property
     def in_flight(self) -> int:
@@ -135,14 +115,26 @@ class HeldRows:
             self._lines.update(lines.values())
             self._ready.extend(lines.values())
             self._held += len(records)
+            self._payload += sum(map(size_of, records))
             self.counts.claimed += len(records)
+            self._changed.wake_all_locked()
+
+    def stop(self) -> None:
+        """
+        Let nothing more go out.
+
+        Under the lock: who sees this set and nothing in flight knows that nothing will
+        be, so nobody has to wait for outcomes any more.
+        """
+        with self.lock:
+            self.stopped = True
             self._changed.wake_all_locked()
 
     def next_to_publish(self) -> Flight | None:
         """Return a row that may go out now; it counts as in flight from here on."""
         with self.lock:
             horizon = time.monotonic() + self._margin
-            while self._ready:
+            while self._ready and not self.stopped:
                 line = self._ready.popleft()
                 if not line.waiting:
                     continue  # its rows were sent back meanwhile
@@ -173,6 +165,12 @@ class HeldRows:
         """Return the flight that *event_id* was, or None if it is none of ours."""
         with self.lock:
             return self._flying.pop(event_id, None)
+
+    def has_overdue(self, seconds: float) -> bool:
+        """Return whether ``overdue`` would return something."""
+        with self.lock:
+            horizon = time.monotonic() - seconds
+            return any(flight.since < horizon for flight in self._flying.values())
 
     def overdue(self, seconds: float) -> list[Flight]:
         """Take out and return the flights of which nothing was heard for *seconds*."""
@@ -212,11 +210,16 @@ class HeldRows:
             self._stale.clear()
             self._changed.wake_all_locked()
 
-    def take_marks(self) -> list[Mark]:
-        """Return what is to be marked; follow it by ``marked`` or ``not_marked``."""
+    def take_marks(self, limit: int | None = None) -> list[Mark]:
+        """
+        Return what is to be marked, the first *limit* of it.
+
+        In the order in which it happened, so that a row which failed is marked before,
+        or together with, those after it that are given back. Follow it by ``marked`` or
+        ``not_marked``.
+        """
         with self.lock:
-            marks = list(self._marks)
-            self._marks.clear()
+            marks = self._marks.take(limit)
             for mark in marks:
                 self._leases[mark.record.lease].marking += 1
             return marks
@@ -229,8 +232,7 @@ class HeldRows:
             for mark in marks:
                 record = mark.record
                 if record.position in moved:
-                    name = _COUNTER[mark.change]
-                    setattr(self.counts, name, getattr(self.counts, name) + 1)
+                    self.counts.add(mark.change)
                 elif mark.change is not Change.RELEASE:
                     self.counts.lost += 1
                     lost.add((record.lease, record.aggregate_id))
@@ -250,6 +252,11 @@ class HeldRows:
             self._marks.extendleft(reversed(marks))
             for mark in marks:
                 self._leases[mark.record.lease].marking -= 1
+
+    def put_last(self, mark: Mark) -> None:
+        """Let all others be marked before *mark*, which fails even alone."""
+        with self.lock:
+            self._marks.put_last(mark)
 
     # -- leases -----------------------------------------------------------------------
 
@@ -297,6 +304,8 @@ class HeldRows:
             self._release_locked(line)
 
     def _release_locked(self, line: Line) -> None:
+        if line.waiting:
+            self._changed.wake_all_locked()
         while line.waiting:
             record = line.waiting.popleft()
             self._marks.append(Mark(record, Change.RELEASE, record.attempts))
@@ -309,6 +318,7 @@ class HeldRows:
         if not lease.rows:
             del self._leases[record.lease]
         self._held -= 1
+        self._payload -= size_of(record)
         self._rows_of[record.aggregate_id] -= 1
         if not self._rows_of[record.aggregate_id]:
             del self._rows_of[record.aggregate_id]

@@ -6,8 +6,15 @@ from collections import deque
 
 import attrs
 
-from eventbus_sync.outbox.record import OutboxRecord
+from eventbus_sync.outbox.record import Change, OutboxRecord
 
+
+_COUNTER = {
+    Change.PUBLISH: "published",
+    Change.RETRY: "retried",
+    Change.BURY: "buried",
+    Change.RELEASE: "released",
+}
 
 #: Seconds over which the rate is taken.
 _RATE_SECONDS = 5
@@ -49,6 +56,12 @@ class Flight:
     since: float
 
 
+def size_of(record: OutboxRecord) -> int:
+    """Return about how many bytes the row takes; those of a damaged one do not count."""
+    payload: object = record.payload
+    return len(payload) if isinstance(payload, bytes | str) else 0
+
+
 @attrs.define
 class Counts:
     """What happened since the relay was made. Guarded by the lock of ``HeldRows``."""
@@ -59,6 +72,11 @@ class Counts:
     buried: int = 0
     released: int = 0
     lost: int = 0
+
+    def add(self, change: Change) -> None:
+        """Count a mark that the database did."""
+        name = _COUNTER[change]
+        setattr(self, name, getattr(self, name) + 1)
 
 
 class Rate:

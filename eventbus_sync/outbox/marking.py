@@ -24,6 +24,9 @@ class Marker:
     """
     Writes marks, and keeps those that the database does not take.
 
+    A batch that fails is tried again in halves, down to single marks: one mark that the
+    database will never take must not hold up all others.
+
     A thread of its own does this, so that neither a slow database holds up the next
     events of an aggregate, nor each of them costs a transaction.
     """
@@ -36,6 +39,8 @@ class Marker:
         self._trouble = trouble
         self._batch_size = batch_size
         self._backoff = FIRST_BACKOFF
+        # None: everything there is.
+        self._limit: int | None = None
 
     def loop(self, finished: Callable[[], bool], abandoned: Callable[[], bool]) -> None:
         """
@@ -59,12 +64,13 @@ class Marker:
                     return
                 # What was not marked goes first, as soon as the database is back.
                 held.wait(abandoned, Deadline.after(self._backoff))
-                self._backoff = min(LONGEST_BACKOFF, self._backoff * 2)
+                if self._limit == 1:
+                    self._backoff = min(LONGEST_BACKOFF, self._backoff * 2)
             elif finished() or abandoned():
                 return
 
     def _mark(self) -> bool:
-        marks = self._held.take_marks()
+        marks = self._held.take_marks(self._limit)
         try:
             moved = self._store.mark(marks)
         except BaseException as error:
@@ -72,6 +78,14 @@ class Marker:
             if not isinstance(error, Exception):
                 raise
             self._trouble.note("the database did not take outcomes", error)
+            if len(marks) == 1:
+                self._held.put_last(marks[0])
+            self._limit = max(1, len(marks) // 2)
             return False
         self._held.marked(marks, moved)
+        if self._limit is not None:
+            # Not above what can be held at a time, so that the limit ends.
+            self._limit *= 2
+            if self._limit > 3 * self._batch_size:
+                self._limit = None
         return True

@@ -1,10 +1,10 @@
 """Rows to the bus, and outcomes back to rows."""
 
+import contextlib
 import random
-import time
+import threading
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from eventbus_sync.bus import EventBus
@@ -15,18 +15,19 @@ from eventbus_sync.errors import (
     BusClosed,
     EnvelopeError,
     EventBusError,
+    ResultChannelClosed,
 )
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Flight
-from eventbus_sync.outbox.record import Change, Mark, OutboxRecord
+from eventbus_sync.outbox.record import Mark, OutboxRecord
 from eventbus_sync.outbox.retry import RetryPolicy, decide, failed, refused, unanswered
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import Outcome, PublishResult
 
 
-#: Of how many failing events it is known since when; the oldest are forgotten.
-_REMEMBERED: Final = 10_000
+#: Results taken off the channel at once.
+_BATCH: Final = 1000
 #: Seconds after ``delivery_timeout`` in which an outcome must have come; the bus
 #: promises two.
 OVERDUE: Final = 4.0
@@ -67,11 +68,12 @@ class Publisher:
         self._breaker = breaker
         self._policy = policy
         self._trouble = trouble
-        # Not the row's age: a row may be old because no relay ran, or because it had to
-        # wait until not_before; its first failure must not bury it.
-        self._failing: OrderedDict[int, float] = OrderedDict()
-        #: Set: nothing more is published.
-        self.stopped = False
+        #: Set: outcomes are left alone, and rows in flight to the end of their lease. A
+        #: bus that is closed in haste calls them unknown while they may yet be stored.
+        self.deaf = False
+        # Held from taking results off the channel until they are with their rows, so
+        # that no outcome is between the two when another thread looks for it.
+        self._receiving = threading.Lock()
 
     def pump(self) -> None:
         """
@@ -80,7 +82,7 @@ class Publisher:
         Raises:
             BusClosed: nothing will ever go out again.
         """
-        while not self.stopped:
+        while True:
             if self._breaker.is_open and self._held.in_flight:
                 return  # that one is the probe
             flight = self._held.next_to_publish()
@@ -113,7 +115,10 @@ class Publisher:
             return False
         except Exception as error:  # noqa: BLE001 - one row must not hold up all others
             self._trouble.note("publishing failed", error, unforeseen=True)
-            mark = failed(record, error, self._policy, random.random)
+            why = error  # Python forgets the name at the end of the clause
+            mark = self._decide(
+                record, lambda policy: failed(record, why, policy, random.random)
+            )
             self._held.settle([(flight, mark)])
         return True
 
@@ -125,38 +130,70 @@ class Publisher:
 
     # -- outcomes ---------------------------------------------------------------------
 
+    def receive(self, timeout: float) -> bool:
+        """
+        Take results off the channel and decide; return whether there were any.
+
+        Raises:
+            ResultChannelClosed: none will come any more.
+        """
+        channel = self._bus.get_publish_result_channel()
+        with self._receiving:
+            results = channel.get_many(_BATCH, timeout=timeout)
+            if results and not self.deaf:
+                self.take_in(results)
+        return bool(results)
+
     def take_in(self, results: Sequence[PublishResult]) -> None:
         """Decide what *results* mean; those of nobody's rows are left aside."""
         settled = []
-        for result in results:
-            flight = self._held.landed(result.event_id)
-            if flight is not None:
-                settled.append((flight, self._decided(flight.record, result)))
-        if settled:
-            self._held.settle(settled)
+        try:
+            for result in results:
+                flight = self._held.landed(result.event_id)
+                if flight is not None:
+                    settled.append((flight, self._decided(flight.record, result)))
+                    self._tell_breaker(result)
+        finally:
+            if settled:
+                self._held.settle(settled)
 
     def sweep(self, seconds: float) -> None:
         """Try rows again whose outcome did not come within *seconds*."""
+        if self.deaf:
+            return
+        # Nobody may have read the channel: this process may have been frozen.
+        with contextlib.suppress(ResultChannelClosed):
+            while self._held.has_overdue(seconds) and self.receive(0.0):
+                pass
         late = self._held.overdue(seconds)
-        self._held.settle(
-            [(f, unanswered(f.record, self._policy, random.random)) for f in late]
+        if late:
+            self._held.settle([(f, self._unanswered(f.record)) for f in late])
+
+    def _unanswered(self, record: OutboxRecord) -> Mark:
+        return self._decide(
+            record, lambda policy: unanswered(record, policy, random.random)
         )
 
     def _decided(self, record: OutboxRecord, result: PublishResult) -> Mark:
-        now = time.monotonic()
-        since = now
-        if result.outcome is not Outcome.ACKED:
-            since = self._failing.setdefault(record.position, now)
-        mark = decide(
-            result, record, self._policy, random.random, failing_for=now - since
+        return self._decide(
+            record, lambda policy: decide(result, record, policy, random.random)
         )
-        if mark.change is Change.RETRY:
-            if len(self._failing) > _REMEMBERED:
-                self._failing.popitem(last=False)
-        elif self._failing:
-            self._failing.pop(record.position, None)
-        self._tell_breaker(result)
-        return mark
+
+    def _decide(
+        self, record: OutboxRecord, mark: Callable[[RetryPolicy], Mark]
+    ) -> Mark:
+        """Return a mark, whatever is wrong with the policy or the row."""
+        try:
+            return mark(self._policy)
+        except Exception as error:  # noqa: BLE001 - a policy of the application's own
+            row = f"position {record.position}, {record.event_id}"
+            self._trouble.note(
+                "deciding about a row failed", error, detail=row, unforeseen=True
+            )
+        try:
+            return mark(RetryPolicy())
+        except Exception as error:  # noqa: BLE001 - then it is the row: it is damaged
+            return refused(record, error)
 
     def _tell_breaker(self, result: PublishResult) -> None:
         if result.outcome is Outcome.ACKED:

@@ -5,6 +5,7 @@ Two readers would share a channel's results between them, and each would wait fo
 for those that the other one took.
 """
 
+import os
 import threading
 import weakref
 
@@ -27,10 +28,23 @@ class Reader(Protocol):
         """Whether it was stopped, so that another one may read the channel."""
 
 
+#: Who reads, and in which process: a fork takes no thread along, so what read the
+#: channel before it does not read it after it.
+_Known = tuple["weakref.ref[Reader]", int]
+
 _lock = threading.Lock()
-_readers: "weakref.WeakKeyDictionary[PublishResultChannel, weakref.ref[Reader]]" = (
+_readers: "weakref.WeakKeyDictionary[PublishResultChannel, _Known]" = (
     weakref.WeakKeyDictionary()
 )
+
+
+def _renew_lock() -> None:
+    global _lock  # noqa: PLW0603 - a thread of the parent may hold the old one
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def take_channel(channel: PublishResultChannel, reader: Reader) -> None:
@@ -42,14 +56,16 @@ def take_channel(channel: PublishResultChannel, reader: Reader) -> None:
     """
     with _lock:
         known = _readers.get(channel)
-        other = None if known is None else known()
+        other = None
+        if known is not None and known[1] == os.getpid():
+            other = known[0]()
         if other is not None and other is not reader and not other.finished:
             msg = (
                 f"the results of this bus are read by {other.name!r} already: give "
                 f"{reader.name!r} a bus of its own, or stop the other one first"
             )
             raise ConfigError(msg)
-        _readers[channel] = weakref.ref(reader)
+        _readers[channel] = (weakref.ref(reader), os.getpid())
 
 
 def channel_of(source: EventBus | PublishResultChannel) -> PublishResultChannel:

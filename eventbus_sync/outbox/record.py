@@ -108,7 +108,8 @@ class OutboxRecord:
             its digits, ``payload`` as the raw JSON bytes.
         headers: extra headers for the wire, ``traceparent`` among them.
         attempts: how many attempts counted so far.
-        age: seconds since the row was written, when it was claimed.
+        failing_for: seconds since the first of the attempts that counted failed, by the
+            database's clock, when the row was claimed; 0.0 without one.
         lease: the fencing token of the claim.
     """
 
@@ -125,7 +126,7 @@ class OutboxRecord:
     payload: bytes
     headers: Mapping[str, str]
     attempts: int
-    age: float
+    failing_for: float
     lease: str
 
 
@@ -181,7 +182,9 @@ class OutboxStats:
         leased: rows that a relay has now.
         waiting: pending rows that wait for their next attempt or ``not_before``.
         published, dead, discarded: rows in these states.
-        oldest_age: seconds since the oldest pending row was written; 0.0 without one.
+        oldest_age: seconds since the first of the pending rows that are due, or were
+            tried, was due: when it was written, its ``not_before`` if that is later, or
+            when it was requeued; 0.0 without one.
         hidden: pending rows that wait for older transactions to end (PostgreSQL).
         blocked_by: what is known of the transaction that they wait for, else "".
     """
@@ -223,7 +226,7 @@ class Requeued:
     Attributes:
         event_ids: the rows that are pending again.
         overtaken: those of them after which later events of the same aggregate were
-            published already: their order is lost.
+            published already, or are in flight with a relay: their order is lost.
     """
 
     event_ids: tuple[str, ...]

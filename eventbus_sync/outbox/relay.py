@@ -25,26 +25,21 @@ import time
 
 from typing import NoReturn
 
-import attrs
-
 from eventbus_sync._arguments import check_seconds
 from eventbus_sync._threads import Deadline
 from eventbus_sync.bus import EventBus
 from eventbus_sync.config import NatsConfig
-from eventbus_sync.config import fields as _fields
 from eventbus_sync.errors import ConfigError, JetStreamDisabled
-from eventbus_sync.outbox.claiming import Settings
 from eventbus_sync.outbox.lines import Counts
 from eventbus_sync.outbox.reader import take_channel
-from eventbus_sync.outbox.relay_stats import RelayStats
+from eventbus_sync.outbox.relay_stats import RelayStats, snapshot
 from eventbus_sync.outbox.retry import RetryPolicy
 from eventbus_sync.outbox.running import Run
+from eventbus_sync.outbox.settings import Settings, check_lease
 from eventbus_sync.outbox.store import OnDead, Ordering, OutboxStore
 from eventbus_sync.outbox.trouble import Trouble
 
 
-#: By how many seconds a lease must exceed the ``delivery_timeout`` of the bus.
-LEASE_MARGIN = 5.0
 #: Seconds between two looks of ``run`` for its end; a signal handler may not take locks.
 _LOOK = 0.5
 
@@ -60,7 +55,9 @@ class OutboxRelay:
         outbox: where the rows are, such as a ``SqlAlchemyOutbox``.
         bus: a bus that nobody else reads results of.
         name: begins the names of its threads and its lines in the log.
-        batch_size: rows per claim; at most three times as many are in memory.
+        batch_size: rows per claim; at most three times as many are in memory. With
+            over 64 MiB of payloads in memory no more rows are claimed, and fewer at a
+            time when they are large.
         lease: seconds for which a claimed row is this relay's; renewed while it has
             it. A killed relay's rows come back after that.
         ordering: "aggregate": one event per aggregate in flight, so that their order
@@ -117,7 +114,7 @@ class OutboxRelay:
             purge_batch=purge_batch,
             delivery_timeout=bus.config.delivery_timeout,
         )
-        _check_lease(lease, bus.config.delivery_timeout)
+        check_lease(lease, bus.config.delivery_timeout)
         self._reset()
         self._channel = bus.get_publish_result_channel()
         take_channel(self._channel, self)
@@ -146,6 +143,8 @@ class OutboxRelay:
     @property
     def finished(self) -> bool:
         """Whether it was stopped, so that another relay may take the bus."""
+        if self._pid != os.getpid():
+            return True  # its threads are the parent's
         run = self._run
         return self._given_up if run is None else run.stopping and not run.alive
 
@@ -280,39 +279,7 @@ class OutboxRelay:
     def stats(self) -> RelayStats:
         """Return one consistent snapshot."""
         self._check_pid()
-        run = self._run
-        error, age = self._trouble.last()
-        if run is None:
-            return self._snapshot(0, 0, 0.0, "closed", error, age)
-        with run.held.lock:
-            return self._snapshot(
-                run.held.held,
-                run.held.in_flight,
-                run.held.rate.per_second(),
-                "open" if run.breaker.is_open else "closed",
-                error,
-                age,
-            )
-
-    def _snapshot(  # noqa: PLR0913 - its parts
-        self,
-        held: int,
-        in_flight: int,
-        rate: float,
-        breaker: str,
-        error: Exception | None,
-        age: float | None,
-    ) -> RelayStats:
-        return RelayStats(
-            state=self._state(),
-            held=held,
-            in_flight=in_flight,
-            rate=rate,
-            breaker=breaker,
-            last_error=error,
-            last_error_age=age,
-            **attrs.asdict(self._counts),
-        )
+        return snapshot(self._state(), self._run, self._counts, self._trouble)
 
     def _state(self) -> str:
         run = self._run
@@ -331,15 +298,3 @@ class OutboxRelay:
 def _soon() -> float:
     # Waits are cut, since some platforms cannot wait for ever.
     return time.monotonic() + 3600.0
-
-
-def _check_lease(lease: float, delivery_timeout: float) -> None:
-    if lease < delivery_timeout + LEASE_MARGIN:
-        msg = (
-            f"lease={lease:g} is too short for the bus's delivery_timeout="
-            f"{delivery_timeout:g}: another relay could take rows that are in flight; "
-            f"it must be at least {LEASE_MARGIN:g} s more: raise lease to "
-            f"{_fields.shown(delivery_timeout + LEASE_MARGIN)}, or lower "
-            "delivery_timeout of the relay's bus"
-        )
-        raise ConfigError(msg)

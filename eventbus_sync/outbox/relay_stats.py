@@ -1,6 +1,17 @@
 """What a relay shows of itself."""
 
+import contextlib
+
+from typing import TYPE_CHECKING
+
 import attrs
+
+from eventbus_sync.outbox.lines import Counts
+from eventbus_sync.outbox.trouble import Trouble
+
+
+if TYPE_CHECKING:
+    from eventbus_sync.outbox.running import Run
 
 
 @attrs.frozen(kw_only=True)
@@ -37,3 +48,21 @@ class RelayStats:
     breaker: str
     last_error: Exception | None
     last_error_age: float | None
+
+
+def snapshot(
+    state: str, run: "Run | None", counts: Counts, trouble: Trouble
+) -> RelayStats:
+    """Return what a relay shows, all of one moment."""
+    error, age = trouble.last()
+    with contextlib.nullcontext() if run is None else run.held.lock:
+        return RelayStats(
+            state=state,
+            held=0 if run is None else run.held.held,
+            in_flight=0 if run is None else run.held.in_flight,
+            rate=0.0 if run is None else run.held.rate.per_second(),
+            breaker="open" if run is not None and run.breaker.is_open else "closed",
+            last_error=error,
+            last_error_age=age,
+            **attrs.asdict(counts),
+        )

@@ -31,7 +31,9 @@ class RetryPolicy:
     Args:
         max_attempts: after so many refusals a row is dead.
         max_age: seconds for which an event may fail, by refusals or by attempts without
-            an answer, before its row is dead.
+            an answer, before its row is dead. Counted by the database from its first
+            failure, so restarts and other relays do not begin anew. That no broker is
+            reached never makes a row dead.
         backoff: seconds before the second attempt; doubled for each further one.
         max_backoff: the longest pause.
         jitter: whether a pause is drawn evenly between 0 and that ("full jitter"), so
@@ -52,10 +54,17 @@ class RetryPolicy:
     jitter: bool = attrs.field(default=True, validator=_fields.flag)
 
     def pause(self, attempts: int, random: Callable[[], float]) -> float:
-        """Return the seconds to wait after *attempts* refusals."""
+        """
+        Return the seconds to wait after *attempts* refusals.
+
+        A drawn pause has two significant digits: marks that share their values make a
+        short statement.
+        """
         doublings = min(max(0, attempts - 1), _MAX_DOUBLINGS)
         longest = min(self.max_backoff, self.backoff * 2.0**doublings)
-        return longest * random() if self.jitter else longest
+        if not self.jitter:
+            return longest
+        return min(longest, float(f"{longest * random():.2g}"))
 
 
 def decide(
@@ -63,8 +72,6 @@ def decide(
     record: OutboxRecord,
     policy: RetryPolicy,
     random: Callable[[], float],
-    *,
-    failing_for: float | None = None,
 ) -> Mark:
     """
     Return what becomes of a row.
@@ -84,8 +91,6 @@ def decide(
         record: the row.
         policy: the limits.
         random: gives numbers from 0 up to 1.
-        failing_for: seconds since the event failed for the first time; by default the
-            row's age.
     """
     attempts = record.attempts
     if result.outcome is Outcome.ACKED:
@@ -100,11 +105,7 @@ def decide(
         attempts += 1
         if attempts >= policy.max_attempts:
             limit = f"refused {attempts} times"
-    if (
-        not limit
-        and (record.age if failing_for is None else failing_for) > policy.max_age
-    ):
-        limit = f"failing for longer than max_age={policy.max_age:g}"
+    limit = limit or _too_old(record, policy)
     if refused and error is not None and not error.retriable:
         return Mark(record, Change.BURY, attempts, error=why)
     if limit:
@@ -119,13 +120,19 @@ def unanswered(
 ) -> Mark:
     """Return the mark of a row whose outcome never came: dropped by a full channel."""
     why = "no_outcome: the outcome did not arrive; it may be stored"
+    limit = _too_old(record, policy)
+    if limit:
+        return Mark(record, Change.BURY, record.attempts, error=f"{why} ({limit})")
     return Mark(record, Change.RETRY, record.attempts, policy.pause(1, random), why)
 
 
 def refused(record: OutboxRecord, error: Exception) -> Mark:
     """Return the mark of a row that can never be published: damaged, or illegal."""
     code = getattr(error, "code", type(error).__name__)
-    return Mark(record, Change.BURY, record.attempts, error=f"{code}: {error}")
+    # Whoever wrote rubbish into a row may have written it here, too.
+    attempts: object = record.attempts
+    count = attempts if isinstance(attempts, int) else 0
+    return Mark(record, Change.BURY, count, error=f"{code}: {error}")
 
 
 def failed(
@@ -141,3 +148,10 @@ def failed(
         why += f" (failed {attempts} times)"
         return Mark(record, Change.BURY, attempts, error=why)
     return Mark(record, Change.RETRY, attempts, policy.pause(attempts, random), why)
+
+
+def _too_old(record: OutboxRecord, policy: RetryPolicy) -> str:
+    """Return why a row that failed once more is dead by its age, else ""."""
+    if record.failing_for <= policy.max_age:
+        return ""
+    return f"failing for longer than max_age={policy.max_age:g}"

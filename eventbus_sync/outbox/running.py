@@ -9,18 +9,19 @@ from eventbus_sync._threads import Deadline, join_all, spawn
 from eventbus_sync.bus import EventBus
 from eventbus_sync.errors import BusClosed, EventBusError, ResultChannelClosed
 from eventbus_sync.outbox.breaker import Breaker
-from eventbus_sync.outbox.claiming import Claimer, Settings
+from eventbus_sync.outbox.claiming import Claimer
 from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Counts
 from eventbus_sync.outbox.marking import Marker
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.retry import RetryPolicy
+from eventbus_sync.outbox.settings import Settings
 from eventbus_sync.outbox.store import OutboxStore
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import PublishResultChannel
 
 
-#: Results taken off the channel at once.
+#: Results of earlier runs thrown away at once.
 _BATCH: Final = 1000
 #: Seconds between two looks of the results thread while something is in flight.
 _LOOK: Final = 0.1
@@ -127,6 +128,7 @@ class Run:
         """Wait for nothing any more."""
         self._begin_stop()
         self._abandoned = True
+        self.publisher.deaf = True
         self.held.wake()
 
     def join(self, timeout: float) -> bool:
@@ -151,8 +153,9 @@ class Run:
         return [thread for thread in known if thread is not None]
 
     def _begin_stop(self) -> None:
+        # In this order: once this is seen to be stopping, nothing more goes out.
+        self.held.stop()
         self.stopping = True
-        self.publisher.stopped = True
         self.claimer.nudge()
 
     def _spawn(self, name: str, loop: Callable[[], None]) -> threading.Thread:
@@ -217,10 +220,7 @@ class Run:
                     lambda: held.in_flight > 0 or self.stopping, Deadline.after(_IDLE)
                 )
                 continue
-            results = self._channel.get_many(_BATCH, timeout=_LOOK)
-            if results:
-                self.publisher.take_in(results)
-            if results or held.has_ready:
+            if self.publisher.receive(_LOOK) or held.has_ready:
                 self.publisher.pump()
 
     def _mark(self) -> None:

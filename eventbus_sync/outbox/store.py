@@ -15,7 +15,8 @@ The contract between the relay and a database. Numbered, and each sentence is te
 6. What is not there any more is no error: marks and releases of purged rows do nothing.
 7. Each method may be called from any thread; a relay calls from two.
 8. A database error leaves as ``StoreFailed``, with the driver's exception as its cause,
-   and nothing changed.
+   and nothing changed, as far as is known: a connection that is lost while COMMIT runs
+   leaves it open whether it was done.
 """
 
 from collections.abc import Collection, Sequence

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -158,6 +159,26 @@ class TestSqliteOrder:
                 sqlite_outbox.add(session, "t", an_event("a"))
 
 
+def listener_of(outbox: SqlAlchemyOutbox) -> Any:
+    assert outbox._listener is not None
+    return outbox._listener
+
+
+@contextlib.contextmanager
+def connections_of(outbox: SqlAlchemyOutbox) -> Iterator[list[Any]]:
+    """The driver's connections that are made in between."""
+    made: list[Any] = []
+
+    def note(driver: Any, _: Any) -> None:
+        made.append(driver)
+
+    event.listen(outbox.engine, "connect", note)
+    try:
+        yield made
+    finally:
+        event.remove(outbox.engine, "connect", note)
+
+
 class TestNotifications:
     """PostgreSQL wakes a relay."""
 
@@ -242,6 +263,98 @@ class TestNotifications:
         eventually(lambda: outbox.wait(Deadline.after(1)), timeout=15)
         write(outbox, "a")
         assert self.waited(outbox, 20) < 10
+
+    def test_a_quiet_connection_is_asked_whether_it_lives(
+        self, outbox: SqlAlchemyOutbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A firewall that forgot it would say nothing, for ever."""
+        connection = listener_of(outbox)._connection
+        pid = connection.connection.dbapi_connection.info.backend_pid
+        asked = text("SELECT query FROM pg_stat_activity WHERE pid = :pid")
+
+        def last_query() -> str:
+            with outbox.engine.connect() as connection:
+                return str(connection.scalar(asked, {"pid": pid}))
+
+        assert outbox.wait(Deadline.after(0))
+        assert last_query().startswith("LISTEN")
+        monkeypatch.setattr("eventbus_sync.integrations.sqlalchemy.listen._QUIET", 0.0)
+        assert outbox.wait(Deadline.after(0))
+        assert last_query() == "SELECT 1"
+
+    def test_a_database_that_refuses_to_notify_is_polled(
+        self, outbox: SqlAlchemyOutbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        outbox.close()
+        listener = listener_of(outbox)
+        listen, listener._listen = listener._listen, "LISTEN to nobody"
+        with connections_of(outbox) as made:
+            for _ in range(3):
+                assert not outbox.wait(Deadline.after(60))
+                pool: Any = outbox.engine.pool
+                assert pool.checkedout() == 0
+                listener._not_before = 0.0  # the pause is over
+        for driver in made:
+            driver.close()
+        assert sum("cannot hear" in one.message for one in caplog.records) == 1
+        listener._listen = listen
+        assert outbox.wait(Deadline.after(60))
+        assert sum("are heard again" in one.message for one in caplog.records) == 1
+        write(outbox, "a")
+        assert outbox.wait(Deadline.after(600))
+
+    @pytest.mark.xfail(
+        reason="SQLAlchemy's invalidate() closes no connection that was detached",
+        strict=True,
+    )
+    def test_a_refused_listen_leaves_no_connection_open(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        outbox.close()
+        listener_of(outbox)._listen = "LISTEN to nobody"
+        outbox.engine.dispose()
+        with connections_of(outbox) as made:
+            assert not outbox.wait(Deadline.after(60))
+        left = [driver for driver in made if not driver.closed]
+        for driver in left:
+            driver.close()
+        assert (len(made), left) == (1, [])
+
+    def test_a_child_leaves_the_connection_to_its_parent(
+        self, outbox: SqlAlchemyOutbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As it is after a fork: to close it would end it for the parent too."""
+        kept: list[Any] = []
+        module = "eventbus_sync.integrations.sqlalchemy.listen"
+        monkeypatch.setattr(f"{module}._of_the_parent", kept)
+        listener = listener_of(outbox)
+        parents = listener._connection
+        bell = listener._bell
+        listener._owner -= 1
+        assert outbox.wait(Deadline.after(60))  # at once: a new connection
+        assert listener._connection is not parents
+        assert kept == [(parents, bell)]
+        assert not parents.closed
+        assert parents.connection.dbapi_connection.execute("SELECT 1").fetchone() == (
+            1,
+        )
+        write(outbox, "a")
+        assert outbox.wait(Deadline.after(600))
+        parents.close()
+        for end in bell:
+            end.close()
+
+    def test_a_connection_lost_at_add_is_not_the_tables_fault(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        with outbox.engine.connect() as connection:
+            pid = connection.scalar(text("SELECT pg_backend_pid()"))
+            with outbox.engine.begin() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            with pytest.raises(DBAPIError) as caught:
+                outbox.add(connection, "t", an_event("a"))
+            assert caught.value.connection_invalidated
 
     def test_elsewhere_there_is_nothing_to_wait_for(
         self, sqlite_outbox: SqlAlchemyOutbox

@@ -12,6 +12,7 @@ import threading
 import time
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,17 @@ from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
 #: As short as they may be, so that killed relays' rows come back soon.
 DELIVERY_TIMEOUT, LEASE = 1, 6
 #: With five pairs of a database and a broker, the slow tier makes a hundred rounds.
-ROUNDS, MANY = 4, 20
+FEW, MANY = 3, 20
 
 OPTIONS = ("--lease", str(LEASE), "--batch-size", "40", "--no-purge")
 
-many = pytest.param(MANY, marks=pytest.mark.slow, id="many")
-few = pytest.param(ROUNDS, id="few")
+
+def many(database: str) -> Any:
+    return pytest.param(database, MANY, marks=pytest.mark.slow, id=f"{database}-many")
+
+
+def few(database: str) -> Any:
+    return pytest.param(database, FEW, id=f"{database}-few")
 
 
 def engine_for(url: str) -> Engine:
@@ -163,11 +169,13 @@ def check(
 
 
 @pytest.mark.nats
-@pytest.mark.parametrize("rounds", [few, many])
-@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
+@pytest.mark.parametrize(
+    ("database", "rounds"),
+    [few("sqlite"), many("sqlite"), many("postgresql"), many("mariadb")],
+)
 def test_killed_relays_on_jetstream(
-    rounds: int,
     database: str,
+    rounds: int,
     request: pytest.FixtureRequest,
     nats_server: NatsServer,
     tmp_path: Path,
@@ -188,11 +196,10 @@ def test_killed_relays_on_jetstream(
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("rounds", [few, many])
-@pytest.mark.parametrize("database", ["postgresql", "sqlite"])
+@pytest.mark.parametrize(("database", "rounds"), [many("postgresql"), many("sqlite")])
 def test_killed_relays_on_kafka(
-    rounds: int,
     database: str,
+    rounds: int,
     request: pytest.FixtureRequest,
     kafka_server: KafkaServer,
     tmp_path: Path,

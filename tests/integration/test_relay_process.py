@@ -1,7 +1,15 @@
 """A relay in a process: Ctrl-C in ``run``, fork, and the end of the interpreter."""
 
+from pathlib import Path
+
 from support.processes import run_script
 
+
+# A script has no pytest to put this folder on its path.
+FIND_SUPPORT = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+"""
 
 PREPARE = """
 import os, signal, sys, threading, time
@@ -11,9 +19,10 @@ from eventbus_sync.outbox import OutboxRelay
 from eventbus_sync.outbox.record import RowState
 from eventbus_sync.testing import MemoryBus
 
+DELIVERY_TIMEOUT = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 store = MemoryStore()
-bus = MemoryBus(MemoryConfig(delivery_timeout=5, close_timeout=0))
-relay = OutboxRelay(store, bus)
+bus = MemoryBus(MemoryConfig(delivery_timeout=DELIVERY_TIMEOUT, close_timeout=0))
+relay = OutboxRelay(store, bus, lease=DELIVERY_TIMEOUT + 25)
 store.add("t", *[Envelope(f"a{n % 5}", "E", 1, n) for n in range(100)])
 
 def published():
@@ -30,7 +39,8 @@ def until(check):
 
 def test_ctrl_c_stops_run_in_good_order_and_is_raised() -> None:
     done = run_script(
-        PREPARE
+        FIND_SUPPORT
+        + PREPARE
         + """
 def interrupt():
     until(lambda: relay.stats().in_flight == 5)
@@ -42,39 +52,44 @@ try:
     relay.run()
 except KeyboardInterrupt:
     print(relay.stats().state, store.leased(), published() % 5, published() > 0)
-"""
+""",
+        measured=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "stopped 0 0 True\n"
 
 
 def test_a_second_ctrl_c_ends_run_at_once() -> None:
+    """Without it, ``run`` would wait for the outcome longer than the script may take."""
     done = run_script(
-        PREPARE
+        FIND_SUPPORT
+        + PREPARE
         + """
 def interrupt():
     until(lambda: relay.stats().in_flight == 5)
     os.kill(os.getpid(), signal.SIGINT)
     until(lambda: relay.stats().state == "stopping")
-    time.sleep(0.3)
+    until(lambda: store.leased() == 5)  # the rest was given back: it waits
     os.kill(os.getpid(), signal.SIGINT)
 
 bus.broker.freeze()
 threading.Thread(target=interrupt).start()
-began = time.monotonic()
 try:
     relay.run()
 except KeyboardInterrupt:
-    print("ended", time.monotonic() - began < 4)
-"""
+    print("ended")
+""",
+        "600",
+        measured=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "ended True\n"
+    assert done.stdout == "ended\n"
 
 
 def test_after_a_fork_the_rows_are_the_parents_and_the_child_can_start_anew() -> None:
     done = run_script(
-        PREPARE
+        FIND_SUPPORT
+        + PREPARE
         + """
 bus.broker.freeze()
 relay.start()
@@ -109,5 +124,7 @@ relay.stop()
 
 
 def test_an_interpreter_that_ends_is_not_held_up() -> None:
-    done = run_script(PREPARE + "relay.start(); until(lambda: published() == 100)\n")
+    done = run_script(
+        FIND_SUPPORT + PREPARE + "relay.start(); until(lambda: published() == 100)\n"
+    )
     assert done.returncode == 0, done.stderr

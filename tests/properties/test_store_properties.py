@@ -3,6 +3,8 @@
 from typing import Any
 
 import attrs
+import hypothesis
+import pytest
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -11,6 +13,7 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
+    run_state_machine_as_test,
 )
 from sqlalchemy import create_engine, update
 from sqlalchemy.pool import StaticPool
@@ -259,4 +262,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert stats.leased == sum(row.stands for row in self.rows.values())
 
 
-TestStore = StoreMachine.TestCase
+def test_a_store_is_what_the_model_says() -> None:
+    """A look at it."""
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=hypothesis.settings(max_examples=12, stateful_step_count=30),
+    )
+
+
+@pytest.mark.slow
+def test_a_store_is_what_the_model_says_at_length() -> None:
+    """With as many examples as the profile says; CI's has three times the usual."""
+    run_state_machine_as_test(StoreMachine, settings=hypothesis.settings())

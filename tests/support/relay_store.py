@@ -49,6 +49,7 @@ class Row:
     lease: str | None = None
     until: float = 0.0
     settled: float | None = None
+    failing: float | None = None
     error: str = ""
     payload: Any = None
 
@@ -165,7 +166,7 @@ class MemoryStore:
             envelope.payload if row.payload is None else row.payload,
             row.headers,
             row.attempts,
-            now - row.created,
+            0.0 if row.failing is None else now - row.failing,
             row.lease or "",
         )
 
@@ -195,6 +196,7 @@ class MemoryStore:
                 row.attempts, row.error = mark.attempts, mark.error
                 if mark.change is Change.RETRY:
                     row.due = now + mark.delay
+                    row.failing = now if row.failing is None else row.failing
                 if row.state is not RowState.PENDING:
                     row.settled = now
                 moved.add(row.position)
@@ -248,6 +250,7 @@ class MemoryStore:
                 chosen = event_ids is None or event_id in event_ids
                 if row.state is RowState.DEAD and chosen:
                     row.state, row.attempts, row.due = RowState.PENDING, 0, 0.0
+                    row.failing = None
                     done.append(event_id)
             return Requeued(tuple(done), ())
 

@@ -1,21 +1,31 @@
 """``outbox …`` and ``relay`` on the command line: what they say, refuse and return."""
 
+import contextlib
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
+import threading
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
+from support.eventually import eventually
 
-from eventbus_sync import Envelope, MemoryConfig, cli
+from eventbus_sync import Envelope, MemoryConfig, cli, cli_relay, cli_status
 from eventbus_sync.errors import IllegalTopic
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-from eventbus_sync.outbox import OutboxRelay
+from eventbus_sync.outbox import OutboxRelay, RelayStats
 from eventbus_sync.testing import MemoryBus
 
+
+pytest_plugins = ["support.databases"]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -157,6 +167,41 @@ def test_purge(run: Run, outbox: SqlAlchemyOutbox) -> None:
     assert run("list")[0] == 1
 
 
+def test_stats_says_who_holds_rows(
+    run: Run, postgresql_outbox: SqlAlchemyOutbox
+) -> None:
+    url = postgresql_outbox.engine.url.render_as_string(hide_password=False)
+    with postgresql_outbox.engine.connect() as late:
+        late.execute(text("SET application_name = 'nightly-report'"))
+        postgresql_outbox.add(late, "orders", Envelope("z", "E", 1, 0))
+        add(postgresql_outbox, "a-1", "b-1")
+        code, out, _ = run("stats", db=url)
+    assert code == 0
+    assert re.search(r"^  hidden +2  by .*nightly-report", out, re.MULTILINE)
+
+
+def test_whoever_read_the_output_may_go(url: str, outbox: SqlAlchemyOutbox) -> None:
+    """As ``outbox list | head`` does: no traceback, and code 1."""
+    add(outbox, "a-1")
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "eventbus_sync"),
+                *("outbox", "list", "--db", url),
+            ],
+            check=False,
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 # -- what is refused -------------------------------------------------------------------
 
 
@@ -221,6 +266,15 @@ def test_a_wrong_url_is_2_and_shows_no_secret(
     assert SECRET not in err
 
 
+def test_without_sqlalchemy_it_is_said_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    code, _, err = run("stats")
+    assert code == 2
+    assert "pip install 'eventbus-sync[sqlalchemy]'" in err
+
+
 def test_the_url_may_stand_in_the_environment(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +316,71 @@ def test_a_relay_without_its_database_is_3(capsys: pytest.CaptureFixture[str]) -
     db = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/app"
     assert cli.main(["relay", "--db", db, "--bus", "nats://127.0.0.1:1"]) == 3
     assert SECRET not in capsys.readouterr().err
+
+
+def test_a_relay_whose_bus_was_closed_says_so(
+    url: str,
+    outbox: SqlAlchemyOutbox,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(outbox, "a-1")
+    with MemoryBus(MemoryConfig(delivery_timeout=1, close_timeout=0)) as bus:
+        bus.broker.freeze()
+
+        @contextlib.contextmanager
+        def our_bus(_: object) -> Iterator[MemoryBus]:
+            yield bus
+
+        def close() -> None:
+            eventually(lambda: bus.stats().in_flight == 1, 20)
+            bus.close(0)
+
+        monkeypatch.setattr(cli_relay, "_bus", our_bus)
+        monkeypatch.setattr(cli_relay, "_BROKER", 0.1)
+        closer = threading.Thread(target=close, name="eventbus-closer")
+        closer.start()
+        assert cli.main(["relay", "--db", url, "--bus", "ours"]) == 2
+        closer.join(20)
+    said = capsys.readouterr().err
+    assert "relaying;" in said
+    assert "relay: The bus is closed" in said.splitlines()[-1]
+    assert outbox.stats().leased == 0
+
+
+class Relay:
+    """Stands in for a relay that has no broker."""
+
+    def stats(self) -> RelayStats:
+        return RelayStats(
+            state="running",
+            held=0,
+            in_flight=1,
+            rate=0.0,
+            breaker="open",
+            last_error=None,
+            last_error_age=None,
+            claimed=8,
+            published=7,
+            retried=0,
+            buried=0,
+            released=0,
+            lost=0,
+        )
+
+
+def test_the_status_line_without_a_broker_and_without_the_database() -> None:
+    engine = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        relay = cast("OutboxRelay", Relay())
+        status = cli_status.Status(terminal, relay, SqlAlchemyOutbox(engine))
+        status._live = True  # whatever TERM is here
+        status.show()
+        status.show()  # not so soon again
+        said = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert said == "\r\x1b[Kbroker out of reach  7 published  0/s  1 in flight"
 
 
 @pytest.mark.parametrize("command", ["relay", "outbox"])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from sqlalchemy import (
+    REAL,
     Column,
     Integer,
     LargeBinary,
@@ -19,16 +20,21 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    event,
     inspect,
+    text,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
+from support.databases import an_engine, an_outbox
 from support.outbox_rows import an_event, take, write
 
 from eventbus_sync import EnvelopeError
-from eventbus_sync.errors import SchemaMismatch
+from eventbus_sync._threads import Deadline
+from eventbus_sync.errors import SchemaMismatch, StoreFailed
 from eventbus_sync.integrations.sqlalchemy import (
     OutboxMixin,
     SqlAlchemyOutbox,
@@ -229,6 +235,12 @@ def test_the_current_span_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> N
         assert current_trace() == {}
 
 
+def test_a_span_without_a_state_has_none_on_the_wire() -> None:
+    context = trace.SpanContext(trace_id=0xAB, span_id=0xCD, is_remote=False)
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        assert set(current_trace()) == {"traceparent"}
+
+
 # -- what is wrong with a table --------------------------------------------------------
 
 
@@ -239,6 +251,7 @@ def test_the_current_span_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> N
         (Column("topic", LargeBinary, nullable=False), "topic.*must be a text"),
         (Column("attempts", Text, nullable=False), "attempts.*whole number"),
         (Column("created_at", Text, nullable=False), "created_at.*DOUBLE PRECISION"),
+        (Column("due_at", REAL), "due_at.*DOUBLE PRECISION"),
         (Column("attempts", Integer, nullable=False), "attempts.*no default"),
         (Column("lease", String(64), nullable=False), "lease.*must be nullable"),
         (Column("event_id", String(512), nullable=False), "event_id.*unique index"),
@@ -274,3 +287,78 @@ def test_only_marks_are_marked(sqlite_outbox: SqlAlchemyOutbox) -> None:
     record = take(sqlite_outbox).records[0]
     with pytest.raises(ValueError, match="no mark"):
         sqlite_outbox.mark([Mark(record, Change.DISCARD, 0)])
+
+
+# -- what databases answer, rarely -----------------------------------------------------
+
+
+def test_a_begin_by_an_event_hook(sqlite_url: str) -> None:
+    """The usual recipe for SQLite: the driver begins nothing, a hook does."""
+    engine = create_engine(sqlite_url)
+
+    @event.listens_for(engine, "connect")
+    def connected(driver: Any, _: Any) -> None:
+        driver.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with an_outbox(engine) as outbox:
+        (event_id,) = write(outbox, "a")
+        [record] = take(outbox).records
+        assert record.event_id == event_id
+        assert outbox.mark([Mark(record, Change.PUBLISH, 0)]) == {record.position}
+        assert outbox.stats().published == 1
+    engine.dispose()
+
+
+def test_a_pool_without_a_connection_left_is_store_failed(sqlite_url: str) -> None:
+    engine = create_engine(
+        sqlite_url, poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.01
+    )
+    with an_outbox(engine) as outbox:
+        write(outbox, "a")
+        with engine.connect(), pytest.raises(StoreFailed, match="QueuePool") as caught:
+            outbox.stats()
+        assert caught.value.retriable
+        assert outbox.stats().pending == 1
+    engine.dispose()
+
+
+def test_without_notifications_there_is_nothing_to_wake(sqlite_url: str) -> None:
+    with an_engine(sqlite_url) as engine, an_outbox(engine, notify=False) as outbox:
+        outbox.wake()
+        assert not outbox.wait(Deadline.after(60))
+        outbox.close()
+        write(outbox, "a")
+        assert len(take(outbox).records) == 1
+
+
+def test_another_failure_of_add_many_stays_what_it_is(
+    sqlite_outbox: SqlAlchemyOutbox,
+) -> None:
+    with sqlite_outbox.engine.connect() as writer:
+        sqlite_outbox.add(writer, "t", an_event("a"))
+        with (
+            an_engine(f"{sqlite_outbox.engine.url}?timeout=0.05") as impatient,
+            impatient.connect() as other,
+            pytest.raises(OperationalError, match="locked"),
+        ):
+            sqlite_outbox.add_many(other, "t", [an_event("b")])
+
+
+def test_a_row_that_the_database_refuses_is_no_duplicate(
+    sqlite_outbox: SqlAlchemyOutbox,
+) -> None:
+    refuse = (
+        "CREATE TRIGGER refuse BEFORE INSERT ON eventbus_outbox "
+        "BEGIN SELECT RAISE(ABORT, 'not on Sundays'); END"
+    )
+    with sqlite_outbox.engine.begin() as connection:
+        connection.execute(text(refuse))
+    with (
+        sqlite_outbox.engine.begin() as connection,
+        pytest.raises(IntegrityError, match="not on Sundays"),
+    ):
+        sqlite_outbox.add(connection, "t", an_event("a"))

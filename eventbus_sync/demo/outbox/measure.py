@@ -24,7 +24,7 @@ from eventbus_sync.demo.plan import Plan, Target
 from eventbus_sync.demo.progress import Progress
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 from eventbus_sync.outbox import OutboxRelay
-from eventbus_sync.outbox.relay import LEASE_MARGIN
+from eventbus_sync.outbox.settings import LEASE_MARGIN
 from eventbus_sync.testing.readback import ReadBackFailed
 
 

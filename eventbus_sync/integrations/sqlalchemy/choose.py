@@ -8,6 +8,8 @@ import attrs
 
 _SMALLEST_WINDOW: Final = 64
 _WIDTH: Final = 4
+#: A claim takes no more rows than this, and looks at four times as many.
+LARGEST_CLAIM: Final = 10_000
 
 
 @attrs.frozen(slots=True)
@@ -36,7 +38,7 @@ class Seen:
 
 def window_size(limit: int) -> int:
     """Return how many rows are looked at to find *limit* that can be claimed."""
-    return max(_SMALLEST_WINDOW, _WIDTH * limit)
+    return max(_SMALLEST_WINDOW, _WIDTH * min(limit, LARGEST_CLAIM))
 
 
 def runs(seen: Iterable[Seen], without: Collection[str]) -> dict[str, list[int]]:

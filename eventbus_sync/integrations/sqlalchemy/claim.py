@@ -1,5 +1,6 @@
 """
-A relay takes rows: a constant number of statements, each O(batch).
+A relay takes rows: a constant number of statements, each O(batch), for each thousand
+rows that it takes.
 
 1. The window: pending rows from ``scan_from`` on, those that cannot be claimed among
    them, so that holes in a run are seen.
@@ -8,31 +9,35 @@ A relay takes rows: a constant number of statements, each O(batch).
 4. The lease.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     FromClause,
-    Row,
     ScalarSelect,
     Select,
     Table,
     and_,
+    bindparam,
     func,
     or_,
     select,
     true,
+    type_coerce,
     update,
 )
+from sqlalchemy.types import NullType
 
 from eventbus_sync.integrations.sqlalchemy import choose
-from eventbus_sync.integrations.sqlalchemy.clock import now
+from eventbus_sync.integrations.sqlalchemy.clock import now, number
 from eventbus_sync.integrations.sqlalchemy.database import Database
 from eventbus_sync.integrations.sqlalchemy.texts import (
+    bytes_from_column,
     from_column,
     headers_from_column,
 )
@@ -54,10 +59,12 @@ _READ: Final = (
     "trace_id",
     "correlation_id",
     "tenant_id",
-    "payload",
     "headers",
     "attempts",
 )
+# So many positions are written into one statement: of a list of a thousand or more
+# MariaDB makes a table of its own.
+_AT_ONCE: Final = 999
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +95,28 @@ def is_visible(table: Table) -> ColumnElement[bool]:
     )
 
 
+def among(column: ColumnElement[Any], positions: Iterable[int]) -> ColumnElement[bool]:
+    """
+    Return the condition that *column* is one of *positions*.
+
+    They are written into the statement: with a parameter for each, a third of a
+    relay's time would go into rendering, splitting and parsing these. An array as one
+    parameter gets prepared, and PostgreSQL's plan for any array is a slow one.
+    """
+    numbers = sorted(positions)
+    given = bindparam(
+        None, numbers, BigInteger, unique=True, expanding=True, literal_execute=True
+    )
+    return column.in_(given)
+
+
+def parts(positions: Collection[int]) -> Iterator[list[int]]:
+    """Return *positions* in their order, as many at once as a statement may have."""
+    numbers = sorted(positions)
+    for start in range(0, len(numbers), _AT_ONCE):
+        yield numbers[start : start + _AT_ONCE]
+
+
 def anything(connection: Connection, table: Table, scan_from: int) -> bool:
     """Return whether a row is to be published at all."""
     c = table.c
@@ -100,7 +129,8 @@ def claim(
 ) -> Claim:
     """Do what ``OutboxStore.claim`` says, inside a transaction."""
     ordered = wish.ordering == "aggregate"
-    size = choose.window_size(wish.limit)
+    limit = min(wish.limit, choose.LARGEST_CLAIM)
+    size = choose.window_size(limit)
     check = ordered and database.name == "postgresql" and database.commit_order
     visible = is_visible(table) if check else true()
     seen = _window(connection, table, visible, wish.scan_from, size)
@@ -116,7 +146,7 @@ def claim(
             for row in seen
             if row.claimable and row.aggregate_id not in outside
         ]
-    chosen = choose.share(candidates, wish.limit)
+    chosen = choose.share(candidates, limit)
     available = _locked(connection, database, table, chosen)
     taken = choose.without_holes(candidates, available)
     claimable = [position for run in candidates for position in run]
@@ -141,8 +171,8 @@ def _window(
         select(
             c.position,
             c.aggregate_id,
-            c.lease_until,
-            c.next_attempt_at,
+            number(c.lease_until),
+            number(c.next_attempt_at),
             now().label("now"),
             visible.label("visible"),
         )
@@ -153,7 +183,7 @@ def _window(
     return [
         choose.Seen(
             position,
-            aggregate_id,
+            from_column(aggregate_id),
             until is None or until <= at,
             due - at,
             bool(is_visible),
@@ -168,8 +198,6 @@ def _heads(
     connection: Connection, table: Table, heads: Sequence[int], on_dead: OnDead
 ) -> set[int]:
     """Return which of *heads* are the oldest of an aggregate that can be begun with."""
-    if not heads:
-        return set()
     head, other, leased, dead = (
         table.alias(name) for name in ("head", "other", "leased", "dead")
     )
@@ -190,16 +218,18 @@ def _heads(
     # Not correlated: what relays have now is little, and is read once. For "is not
     # null" SQLite would not take the index.
     in_use = select(leased.c.aggregate_id).where(
-        leased.c.lease > "", leased.c.lease_until > now()
+        leased.c.lease > "", number(leased.c.lease_until) > now()
     )
     query = select(head.c.position).where(
-        head.c.position.in_(heads),
         head.c.position == first(other, PENDING),
         head.c.aggregate_id.not_in(in_use),
     )
     if on_dead == "hold":
         query = query.where(first(dead, DEAD).is_(None))
-    return set(connection.scalars(query))
+    found: set[int] = set()
+    for some in parts(heads):
+        found.update(connection.scalars(query.where(among(head.c.position, some))))
+    return found
 
 
 def is_claimable(table: Table) -> ColumnElement[bool]:
@@ -207,8 +237,8 @@ def is_claimable(table: Table) -> ColumnElement[bool]:
     c = table.c
     return and_(
         c.state == PENDING,
-        or_(c.lease_until.is_(None), c.lease_until <= now()),
-        c.next_attempt_at <= now(),
+        or_(c.lease_until.is_(None), number(c.lease_until) <= now()),
+        number(c.next_attempt_at) <= now(),
     )
 
 
@@ -220,11 +250,14 @@ def _locked(
         return chosen
     query = (
         select(table.c.position)
-        .where(table.c.position.in_(sorted(chosen)), is_claimable(table))
+        .where(is_claimable(table))
         .order_by(table.c.position)
         .with_for_update(skip_locked=True)
     )
-    return set(connection.scalars(query))
+    locked: set[int] = set()
+    for some in parts(chosen):
+        locked.update(connection.scalars(query.where(among(table.c.position, some))))
+    return locked
 
 
 def _lease(
@@ -234,43 +267,51 @@ def _lease(
     positions: Sequence[int],
     wish: Wish,
 ) -> tuple[OutboxRecord, ...]:
-    if not positions:
-        return ()
     c = table.c
     change = (
         update(table)
-        .where(c.position.in_(positions), is_claimable(table))
+        .where(is_claimable(table))
         .values(lease=wish.lease, lease_until=now() + wish.seconds)
     )
-    age = (now() - func.coalesce(c.due_at, c.created_at)).label("age")
-    columns = [*(c[name] for name in _READ), age]
-    if database.returns_updated:
-        rows = connection.execute(change.returning(*columns)).all()
-    else:
-        connection.execute(change)
-        mine = select(*columns).where(c.position.in_(positions), c.lease == wish.lease)
-        rows = connection.execute(mine).all()
-    records = [_record(row, wish.lease) for row in rows]
+    columns = [
+        *(c[name] for name in _READ),
+        # As the driver gives it: SQLite keeps what is no bytes too.
+        type_coerce(c.payload, NullType()).label("payload"),
+        (now() - number(c.failing_since)).label("failing_for"),
+    ]
+    records: list[OutboxRecord] = []
+    for some in parts(positions):
+        these = among(c.position, some)
+        if database.returns_updated:
+            rows = connection.execute(change.where(these).returning(*columns)).all()
+        else:
+            connection.execute(change.where(these))
+            mine = select(*columns).where(these, c.lease == wish.lease)
+            rows = connection.execute(mine).all()
+        records += [_record(row, wish.lease) for row in rows]
     return tuple(sorted(records, key=lambda record: record.position))
 
 
-def _record(row: Row[Any], lease: str) -> OutboxRecord:
-    payload = row.payload
+def _record(row: Any, lease: str) -> OutboxRecord:
+    """
+    Return a row's record, whatever somebody wrote into it: a relay buries what is no
+    event, and goes on.
+    """
+    attempts = row.attempts
     return OutboxRecord(
         position=row.position,
         event_id=from_column(row.event_id),
         topic=from_column(row.topic),
-        aggregate_id=row.aggregate_id,
+        aggregate_id=from_column(row.aggregate_id),
         event_type=from_column(row.event_type),
         event_version=row.event_version,
-        timestamp=row.occurred_at,
+        timestamp=from_column(row.occurred_at),
         trace_id=from_column(row.trace_id),
         correlation_id=from_column(row.correlation_id),
         tenant_id=row.tenant_id,
-        # SQLite keeps a text that somebody put there as a text.
-        payload=payload.encode() if isinstance(payload, str) else bytes(payload),
+        payload=bytes_from_column(row.payload),
         headers=headers_from_column(row.headers),
-        attempts=row.attempts,
-        age=max(0.0, row.age),
+        attempts=attempts if isinstance(attempts, int) else 0,
+        failing_for=max(0.0, row.failing_for or 0.0),
         lease=lease,
     )

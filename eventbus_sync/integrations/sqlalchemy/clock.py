@@ -1,4 +1,4 @@
-"""SQL that each database says in its own words: its clock, a transaction's number."""
+"""SQL that each database says in its own words: its clock, numbers, transactions."""
 
 from typing import Any, Final
 
@@ -22,6 +22,17 @@ _MYSQL_NOW: Final = (
 
 class now(FunctionElement[float]):  # noqa: N801 - it is a function in SQL
     """Seconds since the epoch, by the database's clock."""
+
+    type = Double()
+    inherit_cache = True
+
+
+class number(FunctionElement[float]):  # noqa: N801
+    """
+    A column as the number it must hold; what is none counts as 0.
+
+    Only SQLite keeps a text in a column of numbers, and sorts it after all of them.
+    """
 
     type = Double()
     inherit_cache = True
@@ -61,6 +72,17 @@ def _postgresql_now(*_: Any, **__: Any) -> str:
 @compiles(now, "mysql", "mariadb")
 def _mysql_now(*_: Any, **__: Any) -> str:
     return _MYSQL_NOW
+
+
+@compiles(number)
+def _number(element: Any, compiler: Any, **how: Any) -> str:
+    given: str = compiler.process(element.clauses, **how)
+    return given
+
+
+@compiles(number, "sqlite")
+def _sqlite_number(element: Any, compiler: Any, **how: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **how)} AS REAL)"
 
 
 @compiles(current_xid)

@@ -26,6 +26,14 @@ _QUIET: Final = 60.0
 _of_the_parent: list[Any] = []
 
 
+def _end(connection: Connection, driver: Any) -> None:
+    # The driver's own too: of a detached connection that is invalid SQLAlchemy keeps
+    # nothing that it could close.
+    for step in (connection.invalidate, connection.close, driver.close):
+        with contextlib.suppress(Exception):
+            step()
+
+
 class Listener:
     """
     Waits for notifications; opens its connection when it is first asked to.
@@ -139,13 +147,13 @@ class Listener:
 
     def _connect(self) -> None:
         connection = self._engine.connect()
+        driver = connection.connection.dbapi_connection
         try:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             connection.detach()
             connection.exec_driver_sql(self._listen)
         except BaseException:
-            connection.invalidate()
-            connection.close()
+            _end(connection, driver)
             raise
         self._connection = connection
         self._heard_at = time.monotonic()
@@ -166,8 +174,8 @@ class Listener:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(Exception):
-                connection.close()
+            # Never invalidated by SQLAlchemy: this does not connect again.
+            _end(connection, connection.connection.dbapi_connection)
 
     def _leave_to_parent(self) -> None:
         if self._owner != os.getpid():

@@ -4,7 +4,7 @@ very lease under which the row was claimed.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -14,22 +14,28 @@ from sqlalchemy import (
     Update,
     and_,
     case,
+    func,
     literal,
+    literal_column,
     null,
     or_,
     select,
     update,
 )
 
-from eventbus_sync.integrations.sqlalchemy.claim import DEAD, PENDING
-from eventbus_sync.integrations.sqlalchemy.clock import now
+from eventbus_sync.integrations.sqlalchemy.claim import DEAD, PENDING, among
+from eventbus_sync.integrations.sqlalchemy.clock import now, number
 from eventbus_sync.integrations.sqlalchemy.database import Database
 from eventbus_sync.integrations.sqlalchemy.texts import error_to_column
 from eventbus_sync.outbox.record import Change, Mark, RowState
 
 
-# A mark takes up to twelve parameters, and SQLite allows 32,766 in one statement.
-_MOST_AT_ONCE: Final = 2000
+# What one pair of statements has at most. Each lease is one more level of an expression,
+# of which SQLite allows 1,000.
+_MOST_MARKS: Final = 2000
+_MOST_LEASES: Final = 200
+# Each row of these has its own values, and a database compares each with all of them.
+_MOST_VALUES: Final = 500
 _MARKS: Final = frozenset({Change.PUBLISH, Change.RETRY, Change.BURY, Change.RELEASE})
 
 
@@ -43,20 +49,29 @@ def renew(
     change = (
         update(table)
         .where(
-            c.lease.in_(sorted(set(leases))),
             c.state == PENDING,
             # What has ended is not renewed: somebody may be about to claim it.
-            c.lease_until > now(),
+            number(c.lease_until) > now(),
         )
         .values(lease_until=now() + seconds)
     )
-    return connection.execute(change).rowcount
+    tokens = sorted(set(leases))
+    renewed = 0
+    for start in range(0, len(tokens), _MOST_MARKS):
+        some = tokens[start : start + _MOST_MARKS]
+        renewed += connection.execute(change.where(c.lease.in_(some))).rowcount
+    return renewed
 
 
 def mark(
     connection: Connection, database: Database, table: Table, marks: Sequence[Mark]
 ) -> set[int]:
-    """Do what ``OutboxStore.mark`` says: a statement for those published, one more."""
+    """
+    Do what ``OutboxStore.mark`` says: a statement for those published, one more.
+
+    So it is for up to 2,000 marks of up to 200 leases, of which up to 500 are no
+    publications; more come in parts.
+    """
     # The first of several that speak of one row under one lease counts.
     unique: dict[tuple[int, str], Mark] = {}
     for one in marks:
@@ -64,11 +79,35 @@ def mark(
             msg = f"{one.change} is no mark: pass publish, retry, bury or release"
             raise ValueError(msg)
         unique.setdefault((one.record.position, one.record.lease), one)
-    todo = list(unique.values())
     moved: set[int] = set()
-    for start in range(0, len(todo), _MOST_AT_ONCE):
-        moved |= _mark(connection, database, table, todo[start : start + _MOST_AT_ONCE])
+    for some in _parts(list(unique.values())):
+        moved |= _mark(connection, database, table, some)
     return moved
+
+
+def _parts(todo: Sequence[Mark]) -> Iterator[list[Mark]]:
+    """
+    Return *todo* in parts that fit into a statement each.
+
+    A row is in a part once: a row may have been lost under one lease and claimed again
+    under another one, and a part tells its rows apart by their positions.
+    """
+    while todo:
+        part: list[Mark] = []
+        left: list[Mark] = []
+        leases: set[str] = set()
+        positions: set[int] = set()
+        for one in todo:
+            record = one.record
+            fits = record.lease in leases or len(leases) < _MOST_LEASES
+            if not fits or record.position in positions or len(part) >= _MOST_MARKS:
+                left.append(one)
+                continue
+            part.append(one)
+            leases.add(record.lease)
+            positions.add(record.position)
+        yield part
+        todo = left
 
 
 def _mark(
@@ -89,10 +128,13 @@ def _mark(
         ]
     published = [one for one in marks if one.change is Change.PUBLISH]
     others = [one for one in marks if one.change is not Change.PUBLISH]
+    groups: list[tuple[list[Mark], Callable[[Table, Sequence[Mark]], Update]]] = []
+    if published:
+        groups.append((published, _publish))
+    for start in range(0, len(others), _MOST_VALUES):
+        groups.append((others[start : start + _MOST_VALUES], _put_back))  # noqa: PERF401
     moved: set[int] = set()
-    for group, change in ((published, _publish), (others, _put_back)):
-        if not group:
-            continue
+    for group, change in groups:
         statement = change(table, group).where(_guard(table, group))
         if database.returns_updated:
             moved.update(connection.scalars(statement.returning(table.c.position)))
@@ -119,7 +161,7 @@ def _these(table: Table, marks: Iterable[Mark]) -> ColumnElement[bool]:
     c = table.c
     return or_(
         *(
-            and_(c.lease == lease, c.position.in_(sorted(positions)))
+            and_(c.lease == lease, among(c.position, positions))
             for lease, positions in by_lease.items()
         )
     )
@@ -130,7 +172,7 @@ def _publish(table: Table, marks: Sequence[Mark]) -> Update:
     return update(table).ordered_values(
         (c.state, RowState.PUBLISHED.value),
         (c.settled_at, now()),
-        (c.attempts, _each(table, marks, lambda one: one.attempts, c.attempts)),
+        (c.attempts, _attempts(table, marks)),
         # The lease comes last: MySQL would see it gone in what follows.
         (c.lease_until, null()),
         (c.lease, null()),
@@ -145,26 +187,41 @@ def _put_back(table: Table, marks: Sequence[Mark]) -> Update:
     told = [*buried, *retried]
     values: list[tuple[Any, Any]] = []
     if retried:
-        due = _each(
-            table,
-            retried,
-            lambda one: one.delay,
-            c.next_attempt_at,
-            lambda delay: now() + delay,
-        )
-        values.append((c.next_attempt_at, due))
+        these = _among(table, retried)
+        delay = _each(table, retried, lambda one: one.delay, literal(0.0))
+        since = func.coalesce(c.failing_since, now())
+        values += [
+            (c.next_attempt_at, case((these, now() + delay), else_=c.next_attempt_at)),
+            (c.failing_since, case((these, since), else_=c.failing_since)),
+        ]
     if told:
         said = _each(table, told, lambda one: error_to_column(one.error), c.error)
         values.append((c.error, said))
     if buried:
-        dies = _these(table, buried)
+        dies = _among(table, buried)
         values += [
             (c.settled_at, case((dies, now()), else_=c.settled_at)),
             (c.state, case((dies, literal(DEAD)), else_=c.state)),
         ]
-    attempts = _each(table, marks, lambda one: one.attempts, c.attempts)
-    values += [(c.attempts, attempts), (c.lease_until, null()), (c.lease, null())]
+    values += [
+        (c.attempts, _attempts(table, marks)),
+        (c.lease_until, null()),
+        (c.lease, null()),
+    ]
     return update(table).ordered_values(*values)
+
+
+def _among(table: Table, marks: Iterable[Mark]) -> ColumnElement[bool]:
+    """Return whether a row is one of *marks*, among those that ``_these`` lets pass."""
+    return among(table.c.position, (one.record.position for one in marks))
+
+
+def _attempts(table: Table, marks: Sequence[Mark]) -> ColumnElement[Any]:
+    """Return the attempts of *marks*, which are all that the statement touches."""
+    counts = {one.attempts for one in marks}
+    if len(counts) == 1:
+        return literal(counts.pop())
+    return _each(table, marks, lambda one: one.attempts, table.c.attempts)
 
 
 def _each(
@@ -172,13 +229,19 @@ def _each(
     marks: Iterable[Mark],
     value: Callable[[Mark], Any],
     otherwise: ColumnElement[Any],
-    expression: Callable[[Any], Any] = literal,
 ) -> ColumnElement[Any]:
     """Return for each row the value of its mark, as short as equal values allow."""
     by_value = defaultdict(list)
     for one in marks:
         by_value[value(one)].append(one)
+    position = table.c.position
     whens = [
-        (_these(table, group), expression(found)) for found, group in by_value.items()
+        (
+            position == literal_column(str(group[0].record.position))
+            if len(group) == 1
+            else _among(table, group),
+            literal(found),
+        )
+        for found, group in by_value.items()
     ]
     return case(*whens, else_=otherwise)

@@ -12,15 +12,16 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
     text,
     update,
 )
 
 from eventbus_sync.integrations.sqlalchemy.claim import DEAD, PENDING, is_visible
-from eventbus_sync.integrations.sqlalchemy.clock import now
+from eventbus_sync.integrations.sqlalchemy.clock import now, number
 from eventbus_sync.integrations.sqlalchemy.database import Database
-from eventbus_sync.integrations.sqlalchemy.texts import from_column, to_column
+from eventbus_sync.integrations.sqlalchemy.texts import to_column, to_show
 from eventbus_sync.outbox.record import OutboxRow, OutboxStats, Requeued, RowState
 
 
@@ -74,16 +75,22 @@ def purge(
 def stats(connection: Connection, database: Database, table: Table) -> OutboxStats:
     """Do what ``OutboxStore.stats`` says."""
     c = table.c
-    is_leased = c.lease_until > now()
-    waits = c.next_attempt_at > now()
+    is_leased = number(c.lease_until) > now()
+    waits = number(c.next_attempt_at) > now()
+    # What was never due is not late; what failed once is, while it waits too.
+    late = or_(~waits, c.attempts > 0, c.failing_since.is_not(None))
+    # A not_before in the past did not make it due before it was there.
+    due, written = number(c.due_at), number(c.created_at)
+    since = case((due > written, due), else_=written)
     counted = {
-        state: (rows, leased or 0, waiting or 0)
-        for state, rows, leased, waiting in connection.execute(
+        state: (rows, leased or 0, waiting or 0, age or 0.0)
+        for state, rows, leased, waiting, age in connection.execute(
             select(
                 c.state,
                 func.count(),
                 func.sum(case((is_leased, 1), else_=0)),
                 func.sum(case((waits, 1), else_=0)),
+                func.max(case((late, now() - since))),
             )
             .where(c.state == PENDING)
             .group_by(c.state)
@@ -93,15 +100,8 @@ def stats(connection: Connection, database: Database, table: Table) -> OutboxSta
     by_state = select(c.state, func.count()).where(c.state != PENDING)
     found = connection.execute(by_state.group_by(c.state))
     settled: dict[str, int] = {row.state: row[1] for row in found}
-    # Rows are written in the order of their positions.
-    oldest = connection.scalar(
-        select(now() - c.created_at)
-        .where(c.state == PENDING)
-        .order_by(c.position)
-        .limit(1)
-    )
     hidden, blocked_by = _hidden(connection, database, table)
-    pending, leased, waiting = counted.get(PENDING, (0, 0, 0))
+    pending, leased, waiting, oldest = counted.get(PENDING, (0, 0, 0, 0.0))
     return OutboxStats(
         pending=pending,
         leased=int(leased),
@@ -109,7 +109,7 @@ def stats(connection: Connection, database: Database, table: Table) -> OutboxSta
         published=settled.get(RowState.PUBLISHED.value, 0),
         dead=settled.get(DEAD, 0),
         discarded=settled.get(RowState.DISCARDED.value, 0),
-        oldest_age=max(0.0, oldest or 0.0),
+        oldest_age=max(0.0, oldest),
         hidden=hidden,
         blocked_by=blocked_by,
     )
@@ -143,14 +143,16 @@ def rows(
         c.event_type,
         c.state,
         c.attempts,
-        c.created_at,
-        c.next_attempt_at,
-        c.lease_until,
-        c.settled_at,
+        number(c.created_at).label("created_at"),
+        number(c.next_attempt_at).label("next_attempt_at"),
+        number(c.lease_until).label("lease_until"),
+        number(c.settled_at).label("settled_at"),
         c.error,
     )
     if state is not None:
         query = query.where(c.state == state.value)
+    else:  # and no state that somebody made up
+        query = query.where(c.state.in_([one.value for one in RowState]))
     found = connection.execute(query.order_by(c.position).limit(limit))
     return [_row(row) for row in found]
 
@@ -158,17 +160,17 @@ def rows(
 def _row(row: Any) -> OutboxRow:
     return OutboxRow(
         position=row.position,
-        event_id=from_column(row.event_id),
-        topic=from_column(row.topic),
-        aggregate_id=row.aggregate_id,
-        event_type=from_column(row.event_type),
+        event_id=to_show(row.event_id),
+        topic=to_show(row.topic),
+        aggregate_id=to_show(row.aggregate_id),
+        event_type=to_show(row.event_type),
         state=RowState(row.state),
-        attempts=row.attempts,
-        created_at=row.created_at,
-        next_attempt_at=row.next_attempt_at,
+        attempts=row.attempts if isinstance(row.attempts, int) else 0,
+        created_at=row.created_at or 0.0,
+        next_attempt_at=row.next_attempt_at or 0.0,
         leased_until=row.lease_until,
         settled_at=row.settled_at,
-        error=row.error or "",
+        error=to_show(row.error),
     )
 
 
@@ -193,29 +195,50 @@ def requeue(
         .scalar_subquery()
     )
     query = (
-        select(dead.c.position, dead.c.event_id, passed.label("passed"))
+        select(
+            dead.c.position,
+            dead.c.event_id,
+            dead.c.aggregate_id,
+            passed.label("passed"),
+        )
         .where(dead.c.state == DEAD)
         .order_by(dead.c.position)
     )
     found = _of_ids(connection, database, query, dead.c.event_id, event_ids)
+    in_flight = _in_flight(connection, table) if found else {}
     values = {
         "state": PENDING,
         "attempts": 0,
         "next_attempt_at": 0,
         "due_at": now(),
+        "failing_since": null(),
         "settled_at": null(),
         "lease": null(),
         "lease_until": null(),
     }
     _move(connection, table, found, values)
     return Requeued(
-        tuple(from_column(row.event_id) for row in found),
+        tuple(to_show(row.event_id) for row in found),
         tuple(
-            from_column(row.event_id)
+            to_show(row.event_id)
             for row in found
-            if row.passed is not None and row.passed > row.position
+            if max(row.passed or 0, in_flight.get(row.aggregate_id, 0)) > row.position
         ),
     )
+
+
+def _in_flight(connection: Connection, table: Table) -> dict[str, int]:
+    """Return the last position that relays have now, for each aggregate."""
+    c = table.c
+    # By the index of leases: asked for the state, or grouped, SQLite takes another one.
+    query = select(c.aggregate_id, c.position, c.state).where(
+        c.lease > "", number(c.lease_until) > now()
+    )
+    last: dict[str, int] = {}
+    for name, position, state in connection.execute(query):
+        if state == PENDING:
+            last[name] = max(position, last.get(name, 0))
+    return last
 
 
 def discard(
@@ -230,7 +253,7 @@ def discard(
     found = _of_ids(connection, database, query, c.event_id, event_ids)
     values = {"state": RowState.DISCARDED.value, "settled_at": now()}
     _move(connection, table, found, values)
-    return tuple(from_column(row.event_id) for row in found)
+    return tuple(to_show(row.event_id) for row in found)
 
 
 def _of_ids(

@@ -28,7 +28,7 @@ from eventbus_sync.integrations.sqlalchemy import (
 from eventbus_sync.integrations.sqlalchemy import (
     writing as _writing,
 )
-from eventbus_sync.integrations.sqlalchemy.database import Database
+from eventbus_sync.integrations.sqlalchemy.database import Database, may_be_of_schema
 from eventbus_sync.integrations.sqlalchemy.listen import Listener
 from eventbus_sync.integrations.sqlalchemy.table import DEFAULT_NAME, outbox_table
 from eventbus_sync.integrations.sqlalchemy.writing import Transactional
@@ -52,21 +52,33 @@ class SqlAlchemyOutbox:
 
     Constructing does no I/O. Everything may be called from any thread.
 
+    On SQLite a relay needs a connection of its own: with a ``StaticPool`` or a
+    ``SingletonThreadPool`` (``sqlite://``) only ``add`` and ``add_many`` work, and the
+    store's methods raise ``ConfigError``.
+
     Args:
         engine: of the database; it stays yours. Store methods use connections of its
             pool, one at a time and for short.
-        table_name, schema: of the table.
+        table_name: up to 50 characters of ASCII, no ``%`` among them.
+        schema: of the table; without one it is that of *metadata*.
         metadata: yours, so that Alembic and ``create_all`` know the table; a table of
-            this name in it, such as that of an ``OutboxMixin``, is used.
+            this name and schema in it, such as that of an ``OutboxMixin``, is used.
         notify: whether ``add`` wakes relays by PostgreSQL's NOTIFY. It makes commits
             take turns; without it relays poll. Two-phase transactions never do.
         commit_order: whether a row waits for older transactions that are still open
             and could bring an older row of its aggregate. On PostgreSQL older are those
-            whose transaction number is, wherever on the server they write; so two
-            transactions that add to one aggregate in turns, and lock nothing of it,
-            come in the order of their commits. On MariaDB and MySQL a row that is not
+            whose transaction number is, wherever on the server they write. Not
+            guaranteed there: the order between two transactions that add to one
+            aggregate at the same time while neither locks anything of it. What each of
+            them adds stays in order, but the one with the older number may be sent as
+            soon as it is committed, before rows that the other one added earlier, and
+            these later. Lock or update the aggregate's own row before ``add``, as is
+            usual, and its events come in the order in which they were added. On MariaDB and MySQL a row that is not
             committed yet holds its aggregate, and nothing else. SQLite has one writer
             at a time.
+
+    Raises:
+        ConfigError: no table can have this name on every database.
     """
 
     def __init__(  # noqa: PLR0913 - settings
@@ -193,7 +205,12 @@ class SqlAlchemyOutbox:
             look = partial(_claim.anything, table=self.table, scan_from=scan_from)
             if not self._run(look, writes=False):
                 return Claim(())
-        return self._run(lambda c: _claim.claim(c, self._database, self.table, wish))
+        # Dirty reads on purpose: a row that is not committed yet is seen, cannot be
+        # locked, and so holds its aggregate. All that is taken is locked before.
+        return self._run(
+            lambda c: _claim.claim(c, self._database, self.table, wish),
+            dirty=self._database.commit_order,
+        )
 
     def renew(self, leases: Collection[str], *, seconds: float) -> int:
         """Make *leases* that still stand last for *seconds* from now; count the rows."""
@@ -268,12 +285,18 @@ class SqlAlchemyOutbox:
         in_order = self._database.commit_order
         _schema.check(connection, self.table, commit_order=in_order)
 
-    def _run(self, work: Callable[[Connection], T], *, writes: bool = True) -> T:
+    def _run(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        writes: bool = True,
+        dirty: bool = False,
+    ) -> T:
         # Once, before anything is done: a wrong table may also look right at first.
         if not self._checked:
             self.check_schema()
         try:
-            return self._database.run(work, writes=writes)
+            return self._database.run(work, writes=writes, dirty=dirty)
         except StoreFailed:
             # Look again next time: somebody may have migrated under us.
             self._checked = False
@@ -281,7 +304,7 @@ class SqlAlchemyOutbox:
 
     def _explain(self, connection: Connection, error: DBAPIError) -> None:
         """Raise SchemaMismatch if that is why a statement of ``add`` failed."""
-        if error.connection_invalidated:
+        if error.connection_invalidated or not may_be_of_schema(error):
             return
         with contextlib.suppress(SQLAlchemyError):
             try:

@@ -5,6 +5,8 @@ All times are seconds since the epoch by the database's clock. The indexes are t
 that keep claiming O(batch), whatever number of published rows is there.
 """
 
+import re
+
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -19,18 +21,24 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    event,
     text,
 )
 from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT, VARCHAR
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
+from eventbus_sync.errors import ConfigError
 from eventbus_sync.integrations.sqlalchemy.clock import Xid8, current_xid, now
 
 
 DEFAULT_NAME: Final = "eventbus_outbox"
 
 _MYSQL: Final = ("mysql", "mariadb")
+# PostgreSQL has 63 bytes for the longest name made of it: ix_<name>_aggregate.
+_LONGEST_NAME: Final = 50
+# No %, which drivers take for a parameter; letters of ASCII take one byte each.
+_NAME: Final = re.compile(r"[ -$&-~]+")
 
 
 def _text(length: int) -> TypeEngine[str]:
@@ -82,8 +90,10 @@ _TYPES: Final[dict[str, tuple[TypeEngine[Any], dict[str, Any]]]] = {
     "state": (_text(10), {"server_default": "pending"}),
     "attempts": (Integer(), {"server_default": "0"}),
     "created_at": (Double(), {"server_default": now()}),
-    # Since when it could be published: from here the age limit counts.
+    # Since when it could be published; for the age in the stats.
     "due_at": (Double(), {"nullable": True}),  # NULL: since it was written
+    # The first attempt that counted failed then: from here the age limit counts.
+    "failing_since": (Double(), {"nullable": True}),
     "next_attempt_at": (Double(), {"server_default": "0"}),
     "lease": (_text(64), {"nullable": True}),
     "lease_until": (Double(), {"nullable": True}),
@@ -135,8 +145,13 @@ def outbox_table(
     Return the outbox table as part of *metadata*, for Alembic or ``create_all``.
 
     A table of this name that is there already, of an ``OutboxMixin`` for instance, is
-    returned as it is.
+    returned as it is. Without *schema* it is that of *metadata*.
+
+    Raises:
+        ConfigError: no table can have this name on every database.
     """
+    _check_name(name)
+    schema = metadata.schema if schema is None else schema
     found = metadata.tables.get(name if schema is None else f"{schema}.{name}")
     if found is not None:
         return found
@@ -150,6 +165,16 @@ def outbox_table(
         # A number is never given twice, not even after the last rows were purged.
         sqlite_autoincrement=True,
     )
+
+
+def _check_name(name: str) -> None:
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        msg = (
+            f"the outbox's table name {name!r} cannot be used: pass 1 to {_LONGEST_NAME} "
+            "characters of ASCII, no % among them, so that the names of its indexes "
+            "fit into every database"
+        )
+        raise ConfigError(msg)
 
 
 def _mapped(name: str) -> Any:
@@ -167,7 +192,9 @@ class OutboxMixin:
 
         outbox = SqlAlchemyOutbox(engine, metadata=Base.metadata)
 
-    Rows are written by ``SqlAlchemyOutbox.add`` all the same.
+    Rows are written by ``SqlAlchemyOutbox.add`` all the same. The class may have a
+    ``__table_args__`` of its own: the indexes are there anyhow. A schema named in it has
+    to be given to ``SqlAlchemyOutbox`` too.
     """
 
     position: Mapped[int] = _mapped("position")
@@ -186,6 +213,7 @@ class OutboxMixin:
     attempts: Mapped[int] = _mapped("attempts")
     created_at: Mapped[float] = _mapped("created_at")
     due_at: Mapped[float | None] = _mapped("due_at")
+    failing_since: Mapped[float | None] = _mapped("failing_since")
     next_attempt_at: Mapped[float] = _mapped("next_attempt_at")
     lease: Mapped[str | None] = _mapped("lease")
     lease_until: Mapped[float | None] = _mapped("lease_until")
@@ -194,8 +222,19 @@ class OutboxMixin:
     idempotency_key: Mapped[str | None] = _mapped("idempotency_key")
     xid: Mapped[str | None] = _mapped("xid")
 
-    @declared_attr.directive
-    def __table_args__(cls) -> Any:  # noqa: N805 - SQLAlchemy passes the class
-        """Return the indexes."""
-        name: str = cls.__tablename__  # type: ignore[attr-defined]
-        return (*_indexes(name), {"sqlite_autoincrement": True})
+
+@event.listens_for(OutboxMixin, "instrument_class", propagate=True)
+def _complete(mapper: Any, _: type) -> None:
+    """
+    Give the table of a class its indexes, when the class is mapped.
+
+    Not by ``__table_args__``: one of the class's own would take its place.
+    """
+    table = mapper.local_table
+    if not isinstance(table, Table):  # pragma: no cover - mapped to a query by hand
+        return
+    there = {index.name for index in table.indexes}
+    for index in _indexes(table.name):
+        if index.name not in there:
+            table.append_constraint(index)
+    table.dialect_options["sqlite"]["autoincrement"] = True

@@ -14,6 +14,8 @@ _MARK: Final = "\x1a"
 _MOST_ERROR: Final = 4000
 # No header can have this name: publishing it is refused, with a text that says why.
 _DAMAGED: Final = {"(the row's headers are no JSON object)": ""}
+# Neither JSON nor UTF-8: no envelope can have it.
+_NO_BYTES: Final = b"\xff(the row's payload is no bytes)"
 
 
 def to_column(field: str, text: str) -> str:
@@ -35,14 +37,39 @@ def to_column(field: str, text: str) -> str:
 
 
 def from_column(stored: Any) -> str:
-    """Return what was given to ``to_column``; NULL is an empty text."""
+    """
+    Return what was given to ``to_column``; NULL is an empty text.
+
+    Bytes that are no UTF-8 become lone surrogates, which no event may have.
+    """
     if not stored:
         return ""
-    text = str(stored)
+    text = stored if isinstance(stored, str) else _text(stored)
     if _MARK not in text:
         return text
     parts = text.split(_MARK + _MARK)
     return _MARK.join(part.replace(_MARK + "0", "\x00") for part in parts)
+
+
+def _text(stored: Any) -> str:
+    """Return what SQLite may hold in place of a text."""
+    if isinstance(stored, bytes | bytearray | memoryview):
+        return bytes(stored).decode(errors="surrogateescape")
+    return str(stored)
+
+
+def to_show(stored: Any) -> str:
+    """Return a text for people's eyes: it can be printed, whatever is in the row."""
+    return from_column(stored).encode(errors="replace").decode()
+
+
+def bytes_from_column(stored: Any) -> bytes:
+    """Return a payload; what is no bytes and no text gives what no bus will publish."""
+    if isinstance(stored, str):  # SQLite keeps a text that somebody put there
+        return stored.encode(errors="surrogateescape")
+    if isinstance(stored, bytes | bytearray | memoryview):
+        return bytes(stored)
+    return _NO_BYTES
 
 
 def headers_to_column(headers: Mapping[str, str] | None) -> str | None:

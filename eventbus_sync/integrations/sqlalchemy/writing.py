@@ -7,7 +7,7 @@ go on, also on PostgreSQL.
 
 import weakref
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ from sqlalchemy import (
     TwoPhaseTransaction,
     func,
     insert,
-    or_,
     select,
 )
 from sqlalchemy.dialects import postgresql
@@ -58,7 +57,13 @@ def connection_of(given: Transactional, table: Table) -> Connection:
             "whose transaction the event belongs to"
         )
         raise TypeError(msg)
+    begun = connection.dialect.name == "sqlite" and not connection.in_transaction()
+    if begun:
+        # So that an event hook can do what the driver does not: see is_autocommit.
+        connection.begin()
     if is_autocommit(connection):
+        if begun:
+            connection.rollback()
         msg = (
             "this connection is in AUTOCOMMIT mode, so that the event would be sent "
             "whatever becomes of your other changes: use a connection with transactions"
@@ -142,6 +147,7 @@ def add(connection: Connection, table: Table, row: dict[str, Any]) -> str:
 
     Raises:
         DuplicateKey: there is a row of this event id.
+        IntegrityError: another rule of the table refused the row.
     """
     cause: IntegrityError | None = None
     if connection.dialect.name == "postgresql":
@@ -157,7 +163,15 @@ def add(connection: Connection, table: Table, row: dict[str, Any]) -> str:
             cause = error
         else:
             return from_column(row["event_id"])
-    return _present(connection, table, row, cause)
+    found = _present(connection, table, row, cause)
+    if found is not None:
+        return found
+    if cause is not None:
+        raise cause
+    # Refused by a rule of somebody else's, which shall say so itself; or what refused
+    # it was purged just now, and then this adds it.
+    connection.execute(insert(table).inline(), row)
+    return from_column(row["event_id"])
 
 
 def _present(
@@ -165,24 +179,34 @@ def _present(
     table: Table,
     row: dict[str, Any],
     cause: IntegrityError | None,
-) -> str:
-    """Return the id of the row that has the idempotency key already."""
-    c, key = table.c, row["idempotency_key"]
-    query = select(c.event_id, c.idempotency_key).where(
-        or_(c.event_id == row["event_id"], c.idempotency_key == key)
-    )
+) -> str | None:
+    """
+    Return the id of the row that has the idempotency key already; None without one.
+
+    Raises:
+        DuplicateKey: there is a row of this event id.
+    """
+    key = row["idempotency_key"]
+    if key is not None:
+        found = _ids_with(connection, table, "idempotency_key", [key])
+        if found:
+            return from_column(found[0])
+    if _ids_with(connection, table, "event_id", [row["event_id"]]):
+        event_id = from_column(row["event_id"])
+        msg = f"the outbox holds event {event_id} already: each event is added once"
+        raise DuplicateKey(msg) from getattr(cause, "orig", None)
+    return None
+
+
+def _ids_with(
+    connection: Connection, table: Table, column: str, values: Collection[str]
+) -> Sequence[str]:
+    """Return the event ids of rows by a unique *column*: an entry of the index each."""
+    query = select(table.c.event_id).where(table.c[column].in_(values))
     if connection.dialect.name in {"mysql", "mariadb"}:
         # Under REPEATABLE READ only a locking read sees what others have committed.
         query = query.with_for_update(read=True)
-    found = connection.execute(query).all()
-    for one in found:
-        if key is not None and one.idempotency_key == key:
-            return from_column(one.event_id)
-    if cause is not None and not found:
-        raise cause
-    event_id = from_column(row["event_id"])
-    msg = f"the outbox holds event {event_id} already: each event is added once"
-    raise DuplicateKey(msg) from getattr(cause, "orig", None)
+    return connection.scalars(query).all()
 
 
 def add_many(
@@ -193,15 +217,41 @@ def add_many(
 
     Raises:
         DuplicateKey: there is a row of one of the ids; roll the transaction back.
+        IntegrityError: another rule of the table refused a row.
     """
     statement = insert(table).inline()
     for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
         try:
-            connection.execute(statement, rows[start : start + _CHUNK])
+            connection.execute(statement, some)
         except IntegrityError as error:
+            if not _is_of_event_id(connection, table, some, error):
+                raise
             msg = "one of these events is in the outbox already: roll back"
             raise DuplicateKey(msg) from error.orig
     return [from_column(row["event_id"]) for row in rows]
+
+
+def _is_of_event_id(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[dict[str, Any]],
+    error: IntegrityError,
+) -> bool:
+    """Return whether *error* says that an event is there already."""
+    said = error.orig
+    if connection.dialect.name == "postgresql":
+        # The transaction is over and cannot be asked. The detail names the column in
+        # any language; the name of the constraint does if PostgreSQL gave it.
+        rule = str(getattr(getattr(said, "diag", None), "constraint_name", ""))
+        return "(event_id)=(" in str(said) or "event_id" in rule
+    ids = {row["event_id"] for row in rows}
+    if connection.dialect.name == "sqlite":
+        # It names the column. Some of *rows* are in the table now, as of this call.
+        return str(said).endswith(f"{table.name}.event_id")
+    if len(ids) < len(rows):
+        return True
+    return bool(_ids_with(connection, table, "event_id", ids))
 
 
 class Notifier:
