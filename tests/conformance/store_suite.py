@@ -211,7 +211,7 @@ class StoreConformance:
             monkeypatch.setattr(time, "time", lambda hosts=hosts: hosts)
             records = take(outbox).records
             assert len(records) == 1
-            assert 0 <= records[0].age < 60
+            assert 0 <= records[0].failing_for < 60
             assert take(outbox).records == ()
             outbox.mark([retried(records[0], 0)])
 

@@ -304,10 +304,6 @@ class TestNotifications:
         write(outbox, "a")
         assert outbox.wait(Deadline.after(600))
 
-    @pytest.mark.xfail(
-        reason="SQLAlchemy's invalidate() closes no connection that was detached",
-        strict=True,
-    )
     def test_a_refused_listen_leaves_no_connection_open(
         self, outbox: SqlAlchemyOutbox
     ) -> None:

@@ -1,5 +1,6 @@
 """A store against a model that knows nothing but the table of transitions."""
 
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
@@ -15,8 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import create_engine, update
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import create_engine, event, update
 from support.outbox_rows import an_event, expire
 
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
@@ -62,6 +62,11 @@ class Row:
         return True
 
 
+def fast(driver: Any) -> None:
+    driver.execute("PRAGMA synchronous = OFF")
+    driver.execute("PRAGMA journal_mode = MEMORY")
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Everything that can happen to rows, in any order and with repeats."""
 
@@ -69,7 +74,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = create_engine("sqlite://", poolclass=StaticPool)
+        self.folder = TemporaryDirectory()
+        self.engine = create_engine(f"sqlite:///{self.folder.name}/outbox.db")
+        # Nobody has to find these rows after a power failure.
+        event.listen(self.engine, "connect", lambda driver, _: fast(driver))
         self.outbox = SqlAlchemyOutbox(self.engine)
         self.outbox.create_all()
         self.rows: dict[int, Row] = {}
@@ -77,6 +85,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.engine.dispose()
+        self.folder.cleanup()
 
     @rule(aggregates=st.lists(st.sampled_from("abc"), max_size=5), commit=st.booleans())
     def add(self, aggregates: list[str], *, commit: bool) -> None:

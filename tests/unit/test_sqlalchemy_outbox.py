@@ -131,15 +131,6 @@ def test_another_name(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_a_database_in_memory() -> None:
-    engine = create_engine("sqlite://", poolclass=StaticPool)
-    outbox = SqlAlchemyOutbox(engine)
-    outbox.create_all()
-    write(outbox, "a")
-    assert len(take(outbox).records) == 1
-    engine.dispose()
-
-
 def test_an_idle_claim_does_not_wait_for_writers(
     sqlite_outbox: SqlAlchemyOutbox,
 ) -> None:
@@ -258,8 +249,10 @@ def test_a_span_without_a_state_has_none_on_the_wire() -> None:
     ],
     ids=lambda x: "" if isinstance(x, Column) else x[:12],
 )
-def test_the_wrong_column_is_named(wrong: Column[Any], problem: str) -> None:
-    engine = create_engine("sqlite://", poolclass=StaticPool)
+def test_the_wrong_column_is_named(
+    sqlite_url: str, wrong: Column[Any], problem: str
+) -> None:
+    engine = create_engine(sqlite_url)
     ours = outbox_table(MetaData()).columns
     columns = [wrong._copy() if c.name == wrong.name else c._copy() for c in ours]
     Table("eventbus_outbox", MetaData(), *columns).create(engine)
