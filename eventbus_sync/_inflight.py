@@ -314,11 +314,14 @@ class InFlight:
             self._trim_locked()
             if not self._order or self._order[0].accepted_at > horizon:
                 return
-            overdue = [
-                event
-                for event in self._order
-                if event.state == _IN_FLIGHT and event.accepted_at <= horizon
-            ]
+            events = tuple(self._order)
+        # No comprehension inside a "with": when an exception from outside lands in
+        # one, Python 3.13.0 leaves without releasing the lock.
+        overdue = [
+            event
+            for event in events
+            if event.state == _IN_FLIGHT and event.accepted_at <= horizon
+        ]
         error = DeliveryTimedOut("no outcome came within delivery_timeout")
         self.settle([(event, error) for event in overdue])
 
@@ -370,10 +373,11 @@ class InFlight:
     def abandon(self) -> int:
         """Settle everything that is left as unknown and return how many that were."""
         with self._lock:
-            left = [event for event in self._order if event.state == _IN_FLIGHT]
+            events = tuple(self._order)
             dropped = self._hand_over_locked()
         if dropped:
             self._on_results((), dropped)
+        left = [event for event in events if event.state == _IN_FLIGHT]
         error = Abandoned()
         self.settle([(event, error) for event in left])
         return len(left)

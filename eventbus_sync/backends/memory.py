@@ -149,7 +149,8 @@ class MemoryBroker:
     def messages(self, topic: str | None = None) -> list[StoredMessage]:
         """Return what is stored, in order; of one topic if *topic* is given."""
         with self.lock:
-            return [m for m in self._stored if topic in {None, m.topic}]
+            stored = tuple(self._stored)
+        return [m for m in stored if topic in {None, m.topic}]
 
     def reset_after_fork(self) -> None:
         """Take a fresh lock, in a forked child: the old one may be held for ever."""
