@@ -5,7 +5,9 @@ Start with ``EventBus`` (``bus.py``). The way of one event through the files::
 
     bus.py            publish_envelope: check, encode, register, hand over
     envelope/         what an event is, and its bytes on the wire
+    _process.py       the first use in a process starts the bus, also after a fork
     _inflight.py      accepted but unsettled events: accept once, settle once
+    _event.py         one accepted event, and the result that it ends in
     backends/         base.py is the contract; memory.py, kafka/, nats/ keep it
     results.py        PublishResult, and the channel on which results arrive
     errors.py         every error, drawn as a tree

@@ -9,7 +9,6 @@ Lock order: the lock here, then the channel's. Settling and inserting into the c
 are one step under this lock, so no snapshot can show an event between the two.
 """
 
-import copy
 import itertools
 import threading
 import time
@@ -20,6 +19,13 @@ from typing import cast
 
 import attrs
 
+from eventbus_sync._event import (
+    IN_FLIGHT,
+    SETTLED,
+    InFlightEvent,
+    Waiter,
+    result_of,
+)
 from eventbus_sync._threads import Deadline, WaitList
 from eventbus_sync.backends.base import Ack, Settlement
 from eventbus_sync.errors import (
@@ -38,61 +44,13 @@ from eventbus_sync.results import Outcome, PublishResult, PublishResultChannel
 EXPIRY_GRACE = 1.5
 #: How many events are settled for one lock, so that publishers are not kept waiting.
 SETTLE_CHUNK = 1000
+#: Who waits longer than this for the lock has met a queue before it, in seconds.
+QUEUED = 10e-6
+#: For how long a publisher then steps aside, times how many did so in a row, in
+#: seconds; and at most so many times.
+STEP_ASIDE, MOST_STEPS = 100e-6, 50
 
-_NEW, _IN_FLIGHT, _SETTLED = range(3)
 _ACKED, _REJECTED = Outcome.ACKED, Outcome.REJECTED
-
-
-class InFlightEvent:
-    """One accepted event: what its result needs, and where it stands."""
-
-    __slots__ = (
-        "accepted_at",
-        "aggregate_id",
-        "event_id",
-        "event_type",
-        "number",
-        "size",
-        "state",
-        "tenant_id",
-        "topic",
-        "waiter",
-    )
-
-    def __init__(  # noqa: PLR0913 - plain fields, filled once per event
-        self,
-        topic: str,
-        event_id: str,
-        aggregate_id: str,
-        event_type: str,
-        tenant_id: int,
-        size: int,
-        waiter: "Waiter | None" = None,
-    ) -> None:
-        self.topic = topic
-        self.event_id = event_id
-        self.aggregate_id = aggregate_id
-        self.event_type = event_type
-        self.tenant_id = tenant_id
-        self.size = size
-        self.waiter = waiter
-        self.state = _NEW
-        self.number = 0
-        self.accepted_at = 0.0
-
-
-class Waiter:
-    """Where ``publish_envelope_sync`` waits for the outcome of its own event."""
-
-    __slots__ = ("done", "gone", "result")
-
-    def __init__(self) -> None:
-        #: Held until the result is there.
-        self.done = threading.Lock()
-        self.done.acquire()
-        self.result: PublishResult | None = None
-        #: Nobody waits any more.
-        self.gone = False
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -147,6 +105,8 @@ class InFlight:
         self._room = WaitList()
         self._progress = WaitList()
         self._closed = False
+        # How many publishers in a row met a queue before the lock.
+        self._queued = 0
         # In order of acceptance; settled entries leave lazily, from the left.
         self._order: deque[InFlightEvent] = deque()
         self._numbers = itertools.count()
@@ -159,9 +119,17 @@ class InFlight:
 
     # -- in ------------------------------------------------------------------------
 
-    def register(self, event: InFlightEvent, deadline: Deadline) -> None:
+    def register(self, event: InFlightEvent, deadline: Deadline) -> float:
         """
         Accept *event*, waiting for room until *deadline*.
+
+        Returns:
+            For how many seconds this thread should sleep when it has handed the event
+            over: 0.0 unless publishers queue for the lock. A queue would stay for
+            ever: a lock that is released goes to the first of the queue, who has to
+            wait for the GIL, and meanwhile the one who has the GIL comes for the lock
+            again and joins the queue. Then each event costs a change of threads, which
+            is more than all the rest. It dissolves when those that queued step aside.
 
         Raises:
             BusClosed: the table was closed; nothing is accepted.
@@ -170,6 +138,7 @@ class InFlight:
         """
         started = ticket = None
         while True:
+            came_at = time.monotonic()
             with self._lock:
                 self._room.leave_locked(ticket)
                 if self._closed:
@@ -186,8 +155,12 @@ class InFlight:
                     self._accepted += 1
                     self._events += 1
                     self._bytes += event.size
-                    event.state = _IN_FLIGHT
-                    return
+                    event.state = IN_FLIGHT
+                    if event.accepted_at - came_at < QUEUED:
+                        self._queued = 0
+                        return 0.0
+                    self._queued += 1
+                    return min(self._queued, MOST_STEPS) * STEP_ASIDE
                 if started is None:
                     started = time.monotonic()
                 remaining = deadline.remaining()
@@ -204,9 +177,9 @@ class InFlight:
             False if it was settled meanwhile: then it stays accepted.
         """
         with self._lock:
-            if event.state != _IN_FLIGHT:
+            if event.state != IN_FLIGHT:
                 return False
-            event.state = _SETTLED
+            event.state = SETTLED
             self._accepted -= 1
             self._events -= 1
             self._bytes -= event.size
@@ -259,7 +232,7 @@ class InFlight:
         now, wall = time.monotonic(), time.time()
         # Results are made before the lock is taken; the few that come too late for
         # their event are thrown away below.
-        made = [_result(event, said, now, wall) for event, said in events]
+        made = [result_of(event, said, now, wall) for event, said in events]
         counted: list[PublishResult] = []
         waiters: list[Waiter] = []
         dropped = 0
@@ -267,7 +240,7 @@ class InFlight:
             handing_over = self._handing_over
             try:
                 for (event, _), result in zip(events, made, strict=True):
-                    if event.state != _IN_FLIGHT:
+                    if event.state != IN_FLIGHT:
                         self._late += 1
                         continue
                     # No call between these lines either: close() settles too, on a
@@ -288,7 +261,7 @@ class InFlight:
                         self._returned += 1
                         waiter.result = result
                         waiters += [waiter]
-                    event.state = _SETTLED
+                    event.state = SETTLED
             finally:
                 dropped = self._hand_over_locked()
                 for waiter in waiters:
@@ -320,7 +293,7 @@ class InFlight:
         overdue = [
             event
             for event in events
-            if event.state == _IN_FLIGHT and event.accepted_at <= horizon
+            if event.state == IN_FLIGHT and event.accepted_at <= horizon
         ]
         error = DeliveryTimedOut("no outcome came within delivery_timeout")
         self.settle([(event, error) for event in overdue])
@@ -358,7 +331,7 @@ class InFlight:
                 remaining = deadline.remaining()
                 if self._first_locked() > target or remaining <= 0:
                     return sum(
-                        event.state == _IN_FLIGHT and event.number <= target
+                        event.state == IN_FLIGHT and event.number <= target
                         for event in self._order
                     )
                 ticket = self._progress.enlist_locked()
@@ -377,7 +350,7 @@ class InFlight:
             dropped = self._hand_over_locked()
         if dropped:
             self._on_results((), dropped)
-        left = [event for event in events if event.state == _IN_FLIGHT]
+        left = [event for event in events if event.state == IN_FLIGHT]
         error = Abandoned()
         self.settle([(event, error) for event in left])
         return len(left)
@@ -417,53 +390,15 @@ class InFlight:
         if len(self._order) > 2 * self._events + SETTLE_CHUNK:
             self._trim_locked()
             if len(self._order) > 2 * self._events + SETTLE_CHUNK:
-                self._order = deque(e for e in self._order if e.state == _IN_FLIGHT)
+                self._order = deque(e for e in self._order if e.state == IN_FLIGHT)
 
     def _trim_locked(self) -> None:
         order = self._order
         # An entry that is still new belongs to a registration that was interrupted.
-        while order and order[0].state != _IN_FLIGHT:
+        while order and order[0].state != IN_FLIGHT:
             order.popleft()
 
     def _first_locked(self) -> int:
         """Return the number of the oldest event in flight, or the next one's."""
         self._trim_locked()
         return self._order[0].number if self._order else self._last_number + 1
-
-
-def _result(
-    event: InFlightEvent, said: Ack | PublishError, now: float, wall: float
-) -> PublishResult:
-    latency = now - event.accepted_at
-    if isinstance(said, Ack):
-        return PublishResult(
-            event.event_id,
-            event.topic,
-            Outcome.ACKED,
-            None,
-            wall,
-            event.aggregate_id,
-            event.event_type,
-            event.tenant_id,
-            latency,
-            said.partition,
-            said.offset,
-            said.stream,
-            said.sequence,
-            said.duplicate,
-        )
-    # An outage ends thousands of events with one error. Whoever raises it makes its
-    # traceback longer: each result has one of its own.
-    cause, said = said.__cause__, copy.copy(said)
-    said.__cause__ = cause
-    return PublishResult(
-        event.event_id,
-        event.topic,
-        Outcome.UNKNOWN if said.maybe_delivered else Outcome.REJECTED,
-        said,
-        wall,
-        event.aggregate_id,
-        event.event_type,
-        event.tenant_id,
-        latency,
-    )

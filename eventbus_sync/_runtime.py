@@ -5,10 +5,12 @@ process. A forked child leaves its copy untouched and makes its own.
 
 import logging
 import os
+import time
 
 from collections.abc import Callable, Sequence
 
-from eventbus_sync._inflight import InFlight, InFlightEvent
+from eventbus_sync._event import InFlightEvent
+from eventbus_sync._inflight import InFlight
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import Backend, OutgoingMessage, Settlement, Sink
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
@@ -70,7 +72,7 @@ class Runtime:
         Raises:
             BackendBusy, BusClosed: not accepted.
         """
-        self.in_flight.register(event, deadline)
+        queue_delay = self.in_flight.register(event, deadline)
         try:
             self.backend.send(message, event, deadline)
         except EventBusError:
@@ -78,6 +80,9 @@ class Runtime:
             # was accepted and has its outcome: two roads, no third.
             if self.in_flight.withdraw(event):
                 raise
+        if queue_delay:
+            # Only now: who is interrupted here has published already.
+            time.sleep(queue_delay)
 
     def close(self, deadline: Deadline) -> int:
         """

@@ -8,7 +8,7 @@ from typing import Self
 
 from eventbus_sync import _lifecycle
 from eventbus_sync._arguments import check_callable, check_seconds, encoded, text
-from eventbus_sync._inflight import InFlightEvent, Waiter
+from eventbus_sync._event import InFlightEvent, Waiter
 from eventbus_sync._lifecycle import State
 from eventbus_sync._process import PerProcess
 from eventbus_sync._runtime import Runtime

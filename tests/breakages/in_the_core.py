@@ -23,8 +23,8 @@ IN_THE_CORE = [
         1,
         "settle counts a second outcome",
         _INFLIGHT,
-        "if event.state != _IN_FLIGHT:\n                        self._late",
-        "if event.state == _NEW:\n                        self._late",
+        "if event.state != IN_FLIGHT:\n                        self._late",
+        "if event.state == 0:\n                        self._late",
         [f"{_OURS}1_a_second_outcome_is_only_counted"],
     ),
     Breakage(

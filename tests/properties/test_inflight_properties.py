@@ -13,7 +13,8 @@ from hypothesis.stateful import (
 )
 
 from eventbus_sync import _inflight
-from eventbus_sync._inflight import InFlight, InFlightEvent, Waiter
+from eventbus_sync._event import InFlightEvent, Waiter
+from eventbus_sync._inflight import InFlight
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import Ack
 from eventbus_sync.errors import (

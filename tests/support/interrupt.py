@@ -6,7 +6,7 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from eventbus_sync._inflight import Waiter
+from eventbus_sync._event import Waiter
 
 
 class Interrupted(BaseException):

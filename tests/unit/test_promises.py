@@ -36,7 +36,8 @@ from eventbus_sync import (
     Stats,
     _inflight,
 )
-from eventbus_sync._inflight import InFlight, InFlightEvent, Waiter
+from eventbus_sync._event import InFlightEvent, Waiter
+from eventbus_sync._inflight import InFlight
 from eventbus_sync._runtime import Runtime
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import Ack, Delivery, OutgoingMessage
