@@ -107,6 +107,8 @@ class InFlight:
         self._closed = False
         # How many publishers in a row met a queue before the lock.
         self._queued = 0
+        # The thread of the event that was accepted last.
+        self._publisher = 0
         # In order of acceptance; settled entries leave lazily, from the left.
         self._order: deque[InFlightEvent] = deque()
         self._numbers = itertools.count()
@@ -140,12 +142,13 @@ class InFlight:
         while True:
             came_at = time.monotonic()
             with self._lock:
+                now = time.monotonic()
                 self._room.leave_locked(ticket)
                 if self._closed:
                     raise BusClosed
                 obstacle = self._obstacle_locked(event)
                 if obstacle is None:
-                    event.accepted_at = time.monotonic()
+                    event.accepted_at = now
                     event.number = next(self._numbers)
                     self._order.append(event)
                     # No call between these lines: an exception injected into this
@@ -156,11 +159,7 @@ class InFlight:
                     self._events += 1
                     self._bytes += event.size
                     event.state = IN_FLIGHT
-                    if event.accepted_at - came_at < QUEUED:
-                        self._queued = 0
-                        return 0.0
-                    self._queued += 1
-                    return min(self._queued, MOST_STEPS) * STEP_ASIDE
+                    return self._step_aside_locked(now - came_at)
                 if started is None:
                     started = time.monotonic()
                 remaining = deadline.remaining()
@@ -168,6 +167,16 @@ class InFlight:
                     raise obstacle(self._busy_text(obstacle, started))
                 ticket = self._room.enlist_locked()
             ticket.acquire(timeout=remaining)
+
+    def _step_aside_locked(self, waited: float) -> float:
+        """Return the seconds to step aside for who *waited* seconds for the lock."""
+        before, self._publisher = self._publisher, threading.get_ident()
+        # One thread alone is no queue, however slowly it runs (under a debugger, say).
+        if waited < QUEUED or before == self._publisher:
+            self._queued = 0
+            return 0.0
+        self._queued += 1
+        return min(self._queued, MOST_STEPS) * STEP_ASIDE
 
     def withdraw(self, event: InFlightEvent) -> bool:
         """

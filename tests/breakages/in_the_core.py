@@ -232,8 +232,8 @@ IN_THE_CORE = [
         3,
         "the wait for room has no end",
         _INFLIGHT,
-        "            ticket.acquire(timeout=remaining)\n\n    def withdraw",
-        "            ticket.acquire()\n\n    def withdraw",
+        "            ticket.acquire(timeout=remaining)\n\n    def _step_aside",
+        "            ticket.acquire()\n\n    def _step_aside",
         [f"{_OURS}3_the_wait_for_room_ends_at_publish_timeout"],
     ),
     Breakage(

@@ -59,6 +59,7 @@ def registered(
 ) -> float:
     """Register one event for whose lock the thread waited *took* seconds."""
     monkeypatch.setattr(_inflight, "time", clock_of(took))
+    waiting._publisher = -1  # another thread
     return waiting.register(event(), Deadline(2000.0))
 
 
@@ -91,6 +92,13 @@ def test_a_free_lock_ends_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     registered(waiting, monkeypatch, 1.0)
     registered(waiting, monkeypatch, 0.0)
     assert registered(waiting, monkeypatch, 1.0) == pytest.approx(STEP_ASIDE)
+
+
+def test_one_thread_alone_is_no_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = table()
+    registered(waiting, monkeypatch, 1.0)
+    monkeypatch.setattr(_inflight, "time", clock_of(1.0))
+    assert waiting.register(event(), Deadline(2000.0)) == 0.0
 
 
 def test_a_thread_that_had_to_wait_for_the_lock_is_told_so() -> None:
