@@ -211,7 +211,7 @@ class InFlight:
         return None
 
     def _busy_text(self, obstacle: type[BackendBusy], started: float) -> str:
-        waited = f"after {time.monotonic() - started:.3g} s"
+        waited = f"after {round(time.monotonic() - started, 3):g} s"
         if obstacle is ChannelFull:
             return (
                 f"no place in the result channel {waited}: {self._events} in flight "

@@ -37,6 +37,15 @@ begin with:
   {prog} demo --outbox
   {prog} demo --help
   {prog} relay --help
+
+exit codes of every command:
+  0    success
+  1    its own "no"; its --help says when
+  2    wrong arguments, or something that is needed is not there
+  3    the database cannot be reached
+  130  interrupted by Ctrl-C
+  143  ended by SIGTERM (128 and its number, 15), everything stopped before;
+       the relay ends in good order then, with 0
 """
 
 _DEMO_DESCRIPTION = """\
@@ -91,6 +100,7 @@ exit codes:
   1    they do not
   2    wrong arguments, or no broker
   130  interrupted by Ctrl-C; the books are shown all the same
+  143  ended by SIGTERM (128 and its number, 15); the brokers are stopped
 """
 
 

@@ -56,8 +56,9 @@ examples:
 URLs with passwords belong into the environment, ${db}
 and ${bus}: arguments stand in the list of processes.
 
---bus takes what EventBus.from_url takes; delivery_timeout is {timeout:g} s unless it
-says otherwise. --lease must be longer than that by 5 s.
+--bus takes what EventBus.from_url takes; unless it says otherwise,
+delivery_timeout is {timeout:g} s, and linger is 0 on Kafka. --lease must be longer
+than delivery_timeout by 5 s.
 
 signals:
   SIGTERM or Ctrl-C: claims no more, waits for what is in flight, marks it,
@@ -65,7 +66,8 @@ signals:
 
 exit codes:
   0    stopped by a signal; or --once, and all that was due is published
-  1    --once, and rows are dead, or were refused and wait for another attempt
+  1    --once, and rows are dead, or were refused and wait for another attempt,
+       or no broker was reached
   2    wrong arguments, or a table that does not fit
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
@@ -144,7 +146,7 @@ def _relay(
             on_dead=arguments.on_dead,
             purge_after=None if arguments.no_purge else 7 * 86400.0,
         )
-        outbox.stats()  # fails now rather than later: unreachable, or another's table
+        outbox.check_schema()  # fails now rather than later: unreachable, or another's
         with _signals() as asked:
             try:
                 bus.start(_BROKER)
@@ -175,16 +177,14 @@ def _relay(
 
 def _left(outbox: "SqlAlchemyOutbox") -> bool:
     """Whether rows are dead, or were tried and wait for another attempt."""
-    if outbox.stats().dead:
+    if outbox.stats(settled=False).dead:
         return True
     from sqlalchemy import select  # noqa: PLC0415 - it is installed, see opened
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
 
     c = outbox.table.c
     # Not the rows that wait for their not_before: nobody tried them.
-    failing = select(c.position).where(
-        c.state == "pending", c.failing_since.is_not(None)
-    )
+    failing = select(c.position).where(c.state == "pending", c.error.is_not(None))
     try:
         with outbox.engine.connect() as connection:
             return connection.scalar(failing.limit(1)) is not None
@@ -219,10 +219,7 @@ def _bus(url: str | None) -> "Iterator[EventBus]":
             f"in the environment variable {BUS_VARIABLE}"
         )
         raise ConfigError(msg)
-    settings = {}
-    if "delivery_timeout" not in parse_qs(url.partition("?")[2]):
-        settings["delivery_timeout"] = DELIVERY_TIMEOUT
-    bus = EventBus.from_url(url, **settings)
+    bus = EventBus.from_url(url, **_defaults(url))
     if isinstance(bus.config, MemoryConfig):
         msg = (
             "--bus memory:// is a broker inside of this process, which would take the "
@@ -235,6 +232,17 @@ def _bus(url: str | None) -> "Iterator[EventBus]":
         bus.close(0)  # a second signal: at once
         raise
     bus.close()
+
+
+def _defaults(url: str) -> dict[str, float]:
+    """Return what a relay's bus has unless its URL says otherwise."""
+    said = parse_qs(url.partition("?")[2])
+    defaults = {"delivery_timeout": DELIVERY_TIMEOUT}
+    if url.partition("://")[0].lower() in {"kafka", "kafka+tls"}:
+        # With one event of an aggregate in flight, a hot aggregate would wait it out for
+        # each of its events; batches come about by themselves while requests are out.
+        defaults["linger"] = 0.0
+    return {name: value for name, value in defaults.items() if name not in said}
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ class Status:
     def _ask(self) -> None:
         began = time.monotonic()
         with contextlib.suppress(Exception):  # an outage: the relay says so itself
-            self._rows = self._outbox.stats()
+            self._rows = self._outbox.stats(settled=False)
         took = time.monotonic() - began
         self._ask_at = max(self._ask_at, began + took / _ASK_SHARE)
 

@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from eventbus_sync._threads import Deadline, spawn
-from eventbus_sync.errors import EventBusError, ResultsDropped
+from eventbus_sync.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    EventBusError,
+    ResultsDropped,
+)
 from eventbus_sync.results import PublishResult
 
 
@@ -31,6 +36,8 @@ MAX_PENDING = 100_000
 IDLE_GRACE = 0.5
 #: Seconds between two log lines about dropped results.
 DROP_LOG_INTERVAL = 5.0
+#: What no waiting mends: the log has it too, where it comes later in an outage.
+LASTING = (AuthenticationFailed, ConfigError)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -140,6 +147,9 @@ class Observer:
         self.callback_errors = 0
         self._connected: bool | None = None
         self._connections = 0
+        self._disconnected_at = 0.0
+        # Whether the log has a reason of this outage that no waiting mends.
+        self._lasting_logged = False
         self._last_error: EventBusError | None = None
         self._last_error_at = 0.0
 
@@ -153,20 +163,39 @@ class Observer:
             self._enqueue(len(results), lambda: self._run_publish(results))
 
     def connected(self) -> None:
-        """Note that the broker answers."""
+        """Note that the broker answers; the log has the end of an outage."""
         with self._lock:
             if self._connected:
                 return
-            self._connected = True
+            was, self._connected = self._connected, True
             self._connections += 1
             again = self._connections > 1
+            lasted = time.monotonic() - self._disconnected_at
+        if was is False:
+            what = "connected again" if again else "connected"
+            self.log(logging.INFO, f"{what} after {lasted:.1f} s")
         if again:
             self._enqueue(1, self._run_reconnect)
 
     def disconnected(self, error: EventBusError) -> None:
-        """Note that the broker is out of reach."""
+        """
+        Note that the broker is out of reach, which is told again and again.
+
+        The log has it once for each outage, of every back end: the error handler may
+        not be set, and a bus that never connects must not be silent. A refused login
+        that shows only later in the outage is news, too.
+        """
+        lasting = isinstance(error, LASTING)
         with self._lock:
-            self._connected = False
+            news = self._connected is not False
+            if news:
+                self._connected = False
+                self._disconnected_at = time.monotonic()
+                self._lasting_logged = False
+            if lasting and not self._lasting_logged:
+                news = self._lasting_logged = True
+        if news:
+            self.log(logging.WARNING, f"not connected: {error}")
         self.report(error)
 
     def report(self, error: EventBusError) -> None:

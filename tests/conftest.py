@@ -1,6 +1,7 @@
 """What every test gets: real brokers by fixture, a clean environment, a leak guard."""
 
 import os
+import signal
 import socket
 import threading
 
@@ -13,6 +14,11 @@ from support.eventually import eventually
 
 
 pytest_plugins = ["eventbus_sync.testing.pytest_plugin"]
+
+# Started in the background by a script, pytest and all its children would ignore
+# Ctrl-C, and tests that send it would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CI = os.environ.get("CI") == "true"
 

@@ -21,7 +21,7 @@ import json
 import os
 import re
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import attrs
@@ -105,7 +105,26 @@ def config_from_env(
     except KeyError:
         msg = f"{prefix}URL is not set: set it to a URL such as nats://localhost:4222"
         raise ConfigError(msg) from None
-    kind, settings, tls_scheme = _parse(url)
+    try:
+        kind, in_url, tls_scheme = _parse(url)
+    except ConfigError as error:
+        msg = f"{prefix}URL: {error}"
+        raise ConfigError(msg) from error
+    try:
+        settings = {**in_url, **_variables(kind, prefix, found)}
+        if not settings.get("tls", True):
+            _refuse_to_disable(tls_scheme, f"{prefix}TLS={found.get('TLS')}")
+        return kind(**settings)
+    except ConfigError as error:
+        msg = _located(str(error), prefix, in_url.keys() - map(str.lower, found))
+        raise ConfigError(msg) from error
+
+
+def _variables(
+    kind: type[BusConfig], prefix: str, found: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the settings that variables hold, given without their prefix."""
+    settings: dict[str, Any] = {}
     fields = {field.name.upper(): field for field in attrs.fields(kind)}
     for name, value in found.items():
         if name not in fields:
@@ -114,9 +133,20 @@ def config_from_env(
             msg = f"{prefix}{name} is no setting of {kind.__name__}: {hint}"
             raise ConfigError(msg)
         settings[name.lower()] = _value(fields[name], value)
-    if not settings.get("tls", True):
-        _refuse_to_disable(tls_scheme, f"{prefix}TLS={found.get('TLS')}")
-    return kind(**settings)
+    return settings
+
+
+def _located(said: str, prefix: str, in_url: Collection[str]) -> str:
+    """Return what is wrong with a setting, with the variable that it is to be set in."""
+    if said.startswith(prefix):
+        return said
+    # Most texts begin with a setting: "linger must be …", "ack_wait=9 must be …".
+    named = re.match(r"[a-z_]+", said)
+    name = named[0] if named else ""
+    known = {field.name for kind, _ in _KINDS.values() for field in attrs.fields(kind)}
+    if name in known and name not in in_url:
+        return f"{prefix}{name.upper()}{said[len(name) :]}"
+    return f"{prefix}URL: {said}"
 
 
 def _refuse_to_disable(tls_scheme: str, said: str) -> None:

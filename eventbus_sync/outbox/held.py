@@ -231,6 +231,7 @@ class HeldRows(Watched):
             before = self.counts.published
             for mark in marks:
                 record = mark.record
+                self._leases[record.lease].refused = False
                 if record.position in moved:
                     self.counts.add(mark.change)
                 elif mark.change is not Change.RELEASE:
@@ -256,7 +257,20 @@ class HeldRows(Watched):
     def put_last(self, mark: Mark) -> None:
         """Let all others be marked before *mark*, which fails even alone."""
         with self.lock:
+            self._leases[mark.record.lease].refused = True
             self._marks.put_last(mark)
+
+    def is_over(self, mark: Mark) -> bool:
+        """Return whether the lease of a mark that was taken has ended."""
+        with self.lock:
+            return self._leases[mark.record.lease].until <= time.monotonic()
+
+    def give_up(self, mark: Mark) -> None:
+        """Forget a mark that was taken: its row is free since its lease has ended."""
+        with self.lock:
+            self.counts.lost += 1
+            self._forget_locked(mark.record)
+            self._changed.wake_all_locked()
 
     # -- leases -----------------------------------------------------------------------
 
@@ -270,7 +284,7 @@ class HeldRows(Watched):
                     if lease.until <= now:
                         # Its rows may be another relay's: none of them goes out.
                         self._lapse_locked(lease)
-                    else:
+                    elif not lease.refused:
                         found.append(lease)
             return found
 

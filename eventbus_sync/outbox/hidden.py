@@ -55,7 +55,7 @@ class HiddenRows:
         if now < self._say_at:
             return
         self._say_at = now + NEXT_LINE
-        stats = self._store.stats()
+        stats = self._store.stats(settled=False)
         if stats.hidden:
             logger.warning(
                 "%s: %s wait for the end of an older transaction of the database: %s",

@@ -31,12 +31,15 @@ class Lease:
             was sent, so that it is never later than what the database thinks.
         rows: how many rows are held under it, those at the database included.
         marking: how many of them are being marked now.
+        refused: a mark of it failed even alone. It is not renewed then, so that a row
+            which the database will not have marked comes back by its end.
     """
 
     token: str
     until: float
     rows: int = 0
     marking: int = 0
+    refused: bool = False
 
 
 @attrs.define(eq=False)

@@ -7,6 +7,7 @@ from typing import Final
 
 from eventbus_sync._threads import Deadline
 from eventbus_sync.outbox.held import HeldRows
+from eventbus_sync.outbox.record import Mark
 from eventbus_sync.outbox.store import OutboxStore
 from eventbus_sync.outbox.trouble import Trouble
 
@@ -25,7 +26,9 @@ class Marker:
     Writes marks, and keeps those that the database does not take.
 
     A batch that fails is tried again in halves, down to single marks: one mark that the
-    database will never take must not hold up all others.
+    database will never take must not hold up all others. Nor is it kept for ever: when
+    its lease has ended, and the database works otherwise, it is dropped, and its row
+    is tried again.
 
     A thread of its own does this, so that neither a slow database holds up the next
     events of an aggregate, nor each of them costs a transaction.
@@ -74,10 +77,14 @@ class Marker:
         try:
             moved = self._store.mark(marks)
         except BaseException as error:
-            self._held.not_marked(marks)
             if not isinstance(error, Exception):
+                self._held.not_marked(marks)
                 raise
             self._trouble.note("the database did not take outcomes", error)
+            if len(marks) == 1 and self._is_hopeless(marks[0]):
+                self._held.give_up(marks[0])
+                return True
+            self._held.not_marked(marks)
             if len(marks) == 1:
                 self._held.put_last(marks[0])
             self._limit = max(1, len(marks) // 2)
@@ -89,3 +96,13 @@ class Marker:
             if self._limit > 3 * self._batch_size:
                 self._limit = None
         return True
+
+    def _is_hopeless(self, mark: Mark) -> bool:
+        """Return whether the lease of *mark* is over, and the database says so too."""
+        if not self._held.is_over(mark):
+            return False
+        try:
+            # In an outage marks are kept: most of them still count when it is over.
+            return not self._store.renew([mark.record.lease], seconds=0.0)
+        except Exception:  # noqa: BLE001 - it is away, or refuses this too
+            return False

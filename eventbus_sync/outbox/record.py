@@ -108,8 +108,10 @@ class OutboxRecord:
             its digits, ``payload`` as the raw JSON bytes.
         headers: extra headers for the wire, ``traceparent`` among them.
         attempts: how many attempts counted so far.
-        failing_for: seconds since the first of the attempts that counted failed, by the
-            database's clock, when the row was claimed; 0.0 without one.
+        failing_for: for how many seconds it has been failing when it was claimed, by
+            the database's clock: since the first attempt that reached a broker failed,
+            without the time in which nobody tried it though it was due, and without
+            attempts that reached no broker; 0.0 without a failure.
         lease: the fencing token of the claim.
     """
 
@@ -141,6 +143,8 @@ class Mark:
         attempts: attempts counted afterwards.
         delay: for ``RETRY``: seconds until the next attempt, by the database's clock.
         error: for ``RETRY`` and ``BURY``: why, as a text for people, with its code.
+        reached: for ``RETRY``: whether the attempt may have reached a broker. If not,
+            neither it nor the pause after it counts into ``failing_for``.
     """
 
     record: OutboxRecord
@@ -148,6 +152,7 @@ class Mark:
     attempts: int
     delay: float = 0.0
     error: str = ""
+    reached: bool = True
 
 
 @attrs.frozen(slots=True)

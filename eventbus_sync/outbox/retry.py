@@ -32,8 +32,8 @@ class RetryPolicy:
         max_attempts: after so many refusals a row is dead.
         max_age: seconds for which an event may fail, by refusals or by attempts without
             an answer, before its row is dead. Counted by the database from its first
-            failure, so restarts and other relays do not begin anew. That no broker is
-            reached never makes a row dead.
+            failure, so restarts and other relays do not begin anew. Time in which no
+            broker is reached, or no relay tries it, does not count.
         backoff: seconds before the second attempt; doubled for each further one.
         max_backoff: the longest pause.
         jitter: whether a pause is drawn evenly between 0 and that ("full jitter"), so
@@ -98,7 +98,8 @@ def decide(
     error = result.error
     why = result.outcome.value if error is None else f"{error.code}: {error}"
     if isinstance(error, BrokerUnavailable):
-        return Mark(record, Change.RETRY, attempts, policy.pause(1, random), why)
+        pause = policy.pause(1, random)
+        return Mark(record, Change.RETRY, attempts, pause, why, reached=False)
     refused = result.outcome is Outcome.REJECTED
     limit = ""
     if refused:

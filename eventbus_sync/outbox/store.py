@@ -88,8 +88,14 @@ class OutboxStore(Protocol):
     def wake(self) -> None:
         """End a ``wait`` of another thread."""
 
-    def stats(self) -> OutboxStats:
-        """Return counts and ages."""
+    def stats(self, *, settled: bool = True) -> OutboxStats:
+        """
+        Return counts and ages.
+
+        Args:
+            settled: whether to count what is published or discarded, which may be
+                millions of rows; else these two are 0.
+        """
 
     def rows(
         self, state: RowState | None = None, *, limit: int = 100

@@ -132,6 +132,16 @@ class KafkaServer:
         return int(self.bootstrap_servers.rpartition(":")[2])
 
     @property
+    def url(self) -> str:
+        """
+        ``kafka://127.0.0.1:PORT``, for ``EventBus.from_url``; the same for life.
+
+        Raises:
+            RuntimeError: not started yet.
+        """
+        return f"kafka://{self.bootstrap_servers}"
+
+    @property
     def running(self) -> bool:
         """Whether the broker exists; a frozen one does."""
         return self._mock is not None or self._tansu.running
@@ -190,6 +200,16 @@ class KafkaServer:
         traceback: types.TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        if self.kind == "tansu":
+            state = repr(self._tansu).removeprefix("<TansuServer ")
+            return f"<{type(self).__name__} tansu {state}"
+        where = (
+            self._mock.bootstrap_servers if self._mock is not None else "no port yet"
+        )
+        state = "running" if self.running else "not running"
+        return f"<{type(self).__name__} {self.kind} {where}, {state}>"
 
     def _real(self, what: str) -> TansuServer:
         if self.kind != "tansu":

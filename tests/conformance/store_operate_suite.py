@@ -2,12 +2,14 @@
 
 from support.outbox_rows import (
     buried,
+    let_time_pass,
     published,
     released,
     retried,
     set_rows,
     state_of,
     take,
+    unreached,
     write,
 )
 
@@ -36,12 +38,55 @@ class OperateConformance:
 
     def test_requeue_begins_the_age_anew(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a")
-        set_rows(outbox, failing_since=1.0)
+        outbox.mark([retried(take(outbox).records[0], 500)])
+        let_time_pass(outbox, 500)
         record = take(outbox).records[0]
-        assert record.failing_for > 1e9
+        assert 499 <= record.failing_for < 600
         outbox.mark([buried(record)])
         outbox.requeue()
         assert take(outbox).records[0].failing_for == 0.0
+
+    def test_time_in_which_nobody_tried_is_no_age(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """An outage of the broker, or of all relays, makes no row dead."""
+        write(outbox, "a", "b")
+        a, b = take(outbox).records
+        outbox.mark([retried(a, 100), unreached(b, 100)])
+        # Due after 100 s; then the breaker was open, or no relay ran.
+        let_time_pass(outbox, 9100)
+        a, b = take(outbox).records
+        assert 99 <= a.failing_for < 160
+        assert b.failing_for == 0.0
+        # Given back untried, and claimed much later.
+        outbox.mark([released(a), released(b)])
+        let_time_pass(outbox, 9000)
+        a, b = take(outbox).records
+        assert 99 <= a.failing_for < 160
+        # Attempts that reach no broker, with their pauses, do not count either.
+        let_time_pass(outbox, 20)
+        outbox.mark([unreached(a, 1000), unreached(b, 1000)])
+        let_time_pass(outbox, 1000)
+        a, b = take(outbox, seconds=90).records
+        assert 99 <= a.failing_for < 160
+        assert b.failing_for == 0.0
+        # Attempts that do reach one, without an answer for instance, count.
+        let_time_pass(outbox, 80)
+        outbox.mark([retried(a, 20), retried(b, 20)])
+        let_time_pass(outbox, 20)
+        a, b = take(outbox).records
+        assert 199 <= a.failing_for < 260
+        assert 19 <= b.failing_for < 60
+
+    def test_what_reached_no_broker_is_late_while_it_waits(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        write(outbox, "a")
+        outbox.mark([unreached(take(outbox).records[0], 900)])
+        let_time_pass(outbox, 500)
+        stats = outbox.stats()
+        assert (stats.waiting, stats.pending) == (1, 1)
+        assert 499 <= stats.oldest_age < 600
 
     def test_discard(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a", "b")
@@ -74,6 +119,9 @@ class OperateConformance:
         counts = (stats.pending, stats.leased, stats.waiting)
         assert counts == (2, 1, 1)
         assert (stats.published, stats.dead, stats.discarded) == (1, 1, 1)
+        few = outbox.stats(settled=False)
+        assert (few.published, few.dead, few.discarded) == (0, 1, 0)
+        assert (few.pending, few.leased, few.waiting) == counts
         assert 0 <= stats.oldest_age < 60
         set_rows(outbox, created_at=1.0)
         assert outbox.stats().oldest_age > 1e9

@@ -49,6 +49,63 @@ class TestPostgresqlOrder:
         assert [r.event_id for r in claim.records] == [first, *second]
         assert not claim.hidden
 
+    def test_two_writers_of_one_aggregate_and_the_younger_commits_first(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """Its row, though older by position, waits for what the other one brings."""
+        with outbox.engine.connect() as older, outbox.engine.connect() as younger:
+            older.execute(text("SELECT pg_current_xact_id()"))  # it has its number
+            first = outbox.add(younger, "t", an_event("a"))
+            second = outbox.add(older, "t", an_event("a"))
+            younger.commit()
+            claim = take(outbox)
+            assert (claim.records, claim.hidden) == ((), True)
+            older.commit()
+        assert [r.event_id for r in take(outbox).records] == [first, second]
+
+    def test_two_writers_of_one_aggregate_and_the_older_commits_first(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """
+        What is documented as not guaranteed: without a common lock the row added first
+        is sent later, since nobody can know of it; it is not skipped.
+        """
+        with outbox.engine.connect() as older, outbox.engine.connect() as younger:
+            older.execute(text("SELECT pg_current_xact_id()"))
+            first = outbox.add(younger, "t", an_event("a"))
+            second = outbox.add(older, "t", an_event("a"))
+            older.commit()
+            claim = take(outbox)
+            assert [r.event_id for r in claim.records] == [second]
+            outbox.mark([published(r) for r in claim.records])
+            younger.commit()
+        assert [r.event_id for r in take(outbox).records] == [first]
+
+    def test_a_common_lock_keeps_two_writers_in_order(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """As by an UPDATE of the aggregate's own row before ``add``."""
+        lock = text("SELECT pg_advisory_xact_lock(4711)")
+        added: list[str] = []
+
+        def second() -> None:
+            with outbox.engine.begin() as connection:
+                connection.execute(text("SELECT pg_current_xact_id()"))
+                older.set()
+                connection.execute(lock)
+                added.append(outbox.add(connection, "t", an_event("a")))
+
+        older = threading.Event()
+        with outbox.engine.connect() as connection:
+            connection.execute(lock)
+            waits = threading.Thread(target=second)
+            waits.start()
+            assert older.wait(20)
+            added.append(outbox.add(connection, "t", an_event("a")))
+            connection.commit()
+        waits.join(20)
+        assert [r.event_id for r in take(outbox).records] == added
+
     def test_an_invisible_row_cuts_the_run(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a")
         with outbox.engine.connect() as late:

@@ -1,15 +1,14 @@
 """What was wrong once, on each database."""
 
-import time
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 
-from sqlalchemy import event, text
+from sqlalchemy import String, cast, event, literal, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from support.databases import an_engine
 from support.outbox_rows import (
@@ -17,6 +16,7 @@ from support.outbox_rows import (
     an_event,
     buried,
     expire,
+    let_time_pass,
     published,
     released,
     retried,
@@ -29,7 +29,7 @@ from support.outbox_rows import (
 from eventbus_sync._threads import Deadline
 from eventbus_sync.errors import DuplicateKey
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-from eventbus_sync.outbox.record import Change, Mark, OutboxRecord
+from eventbus_sync.outbox.record import Change, Mark
 
 
 pytest_plugins = ["support.databases"]
@@ -144,11 +144,17 @@ def test_only_the_row_that_is_there_is_locked(
 
 
 def test_marks_of_many_leases_and_many_values(outbox: SqlAlchemyOutbox) -> None:
-    write(outbox, *(f"a-{n}" for n in range(240)))
-    records: list[OutboxRecord] = []
-    for n in range(240):
-        records += take(outbox, limit=1, scan_from=n).records
-    assert len({record.lease for record in records}) == 240
+    count = 240
+    write(outbox, *(f"a-{n}" for n in range(count)))
+    rows = outbox.table
+    # As if each had been claimed by itself.
+    by_itself = literal("alone-").concat(cast(rows.c.position, String(9)))
+    records = [
+        attrs.evolve(record, lease=f"alone-{record.position}")
+        for record in take(outbox, limit=count).records
+    ]
+    set_rows(outbox, lease=by_itself)
+    assert len(records) == count
     changes = [Change.PUBLISH, Change.RETRY, Change.BURY, Change.RELEASE]
     marks = [
         Mark(record, changes[n % 4], n % 5, 1000.0 + n, f"error {n}")
@@ -156,7 +162,7 @@ def test_marks_of_many_leases_and_many_values(outbox: SqlAlchemyOutbox) -> None:
     ]
     assert outbox.mark(marks) == {record.position for record in records}
     states = ["published", "pending", "dead", "pending"]
-    for n, row in enumerate(outbox.rows(limit=240)):
+    for n, row in enumerate(outbox.rows(limit=count)):
         assert row.state.value == states[n % 4]
         assert row.attempts == n % 5
         told = changes[n % 4] in {Change.RETRY, Change.BURY}
@@ -186,17 +192,17 @@ def test_failing_counts_from_the_first_retry(outbox: SqlAlchemyOutbox) -> None:
     set_rows(outbox, created_at=1.0)  # long ago, and never tried
     a, b = take(outbox).records
     assert (a.failing_for, b.failing_for) == (0.0, 0.0)
-    outbox.mark([retried(a), released(b)])
-    time.sleep(0.3)
+    outbox.mark([retried(a, 300), released(b)])
+    let_time_pass(outbox, 300)
     a, b = take(outbox).records
-    assert 0.3 <= a.failing_for < 30
+    assert 299 <= a.failing_for < 360
     assert b.failing_for == 0.0
-    outbox.mark([retried(a), retried(b)])
-    time.sleep(0.3)
+    outbox.mark([retried(a, 200), retried(b, 200)])
+    let_time_pass(outbox, 200)
     again, b = take(outbox).records
     # Not from the last one, nor from another row's.
-    assert again.failing_for >= a.failing_for + 0.3
-    assert b.failing_for < again.failing_for
+    assert 499 <= again.failing_for < 560
+    assert 199 <= b.failing_for < 260
     outbox.mark([buried(again), released(b)])
     outbox.requeue()
     assert {r.aggregate_id: r.failing_for > 0 for r in take(outbox).records} == {

@@ -22,8 +22,8 @@ from eventbus_sync.testing.pytest_plugin import skip_or_fail
 
 COMMAND = [sys.executable, "-m", "eventbus_sync", "demo", "--outbox"]
 
-NATS = pytest.param("nats", marks=pytest.mark.nats)
-KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
+NATS = pytest.param("nats", marks=[pytest.mark.nats, pytest.mark.slow])
+KAFKA = pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow])
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_a_small_run(backend: str, folder: Path) -> None:
 
 
 @pytest.mark.nats
+@pytest.mark.slow
 def test_for_people(folder: Path) -> None:
     """A table, and one line with the verdict."""
     needs("nats")
@@ -110,6 +111,7 @@ def test_a_broker_of_the_users(nats_server: NatsServer, folder: Path) -> None:
 
 
 @pytest.mark.nats
+@pytest.mark.slow
 def test_ctrl_c_while_the_broker_is_away(folder: Path) -> None:
     """It comes back, what was committed is published, the books are shown."""
     needs("nats")

@@ -56,6 +56,29 @@ def all_acked(bus: EventBus, count: int) -> list[PublishResult]:
 # -- late ------------------------------------------------------------------------------
 
 
+def test_the_log_tells_of_a_server_that_is_late(
+    make: MakeBus, fresh_nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning with the reason and no secret, and a line when it has come."""
+    caplog.set_level("INFO", "eventbus_sync")
+    fresh_nats_server.kill()
+    url = fresh_nats_server.url
+    bus = make(url.replace("//", "//user:hunter2@"), reconnect_wait=0.02)
+    errors: list[Exception] = []
+    bus.set_error_handler(errors.append)
+    bus.publish("orders", b"starts the bus")
+    eventually(lambda: len(errors) > 3)
+    (line,) = caplog.records
+    assert line.levelname == "WARNING"
+    said = line.getMessage()
+    assert f"eventbus: not connected: {url} cannot be reached: " in said
+    fresh_nats_server.start()
+    eventually(lambda: len(caplog.records) == 2)
+    assert caplog.records[1].levelname == "INFO"
+    assert "eventbus: connected after " in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_promise_1_events_wait_for_a_server_that_is_late(
     make: MakeBus, fresh_nats_server: NatsServer
 ) -> None:
@@ -123,10 +146,14 @@ def _kill_in_the_middle(
 ) -> None:
     events = [envelope(n, f"order-{n % 40}") for n in range(count)]
     publishing = threading.Thread(
-        target=publish_all, args=(bus, stream.lower(), events)
+        target=publish_all, args=(bus, stream.lower(), events[count // 2 :])
     )
-    publishing.start()
+    publish_all(bus, stream.lower(), events[: count // 2])
     eventually(lambda: bus.stats().acked > count // 10, timeout=60, interval=0.001)
+    # Frozen for a moment, so that the kill finds events in flight, however fast we are.
+    server.freeze()
+    publishing.start()
+    eventually(lambda: bus.stats().in_flight > 0, timeout=60, interval=0.001)
     server.kill()
     server.start()
     publishing.join()

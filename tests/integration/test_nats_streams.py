@@ -1,6 +1,7 @@
 """JetStream streams: made, checked, absent, full, deleted and strange ones."""
 
 import threading
+import time
 
 from collections.abc import Iterator
 from typing import Any
@@ -264,6 +265,28 @@ def test_promise_1_no_stream_takes_the_subject(
     assert bus.health().reconnects == 0
     # No gate is left for the next event.
     eventually(lambda: not _gates(bus))
+
+
+def test_a_subject_without_a_stream_shows_at_once(
+    make: MakeBus, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In health, handler and log, long before delivery_timeout; once."""
+    stream, subject = unique_stream()
+    bus = make(nats_server, stream=stream)
+    errors: list[Exception] = []
+    bus.set_error_handler(errors.append)
+    bus.start(10)
+    started = time.monotonic()
+    for number in range(100):
+        bus.publish_envelope(f"no-{subject}", envelope(number))
+    eventually(lambda: errors)
+    assert time.monotonic() - started < 1.0 + SLACK
+    assert isinstance(bus.health().last_error, DestinationNotFound)
+    assert f"no stream takes subject 'no-{subject}'" in str(errors[0])
+    assert str(errors[0]) in caplog.text
+    # Its probes go on.
+    assert bus.flush(2) == 100
+    assert len(errors) == 1
 
 
 def _gates(bus: EventBus) -> int:

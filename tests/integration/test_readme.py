@@ -11,6 +11,8 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
+import tomllib
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from support.readme_servers import LOG_CONFIG, answers, post_many, running
 import eventbus_sync
 
 from eventbus_sync import (
+    Envelope,
     EventBus,
     EventBusError,
     KafkaConfig,
@@ -40,6 +43,7 @@ from eventbus_sync import (
 )
 from eventbus_sync.cli import main
 from eventbus_sync.config import BusConfig
+from eventbus_sync.envelope.headers import FIELD_OF
 from eventbus_sync.testing import KafkaServer, MemoryBroker, NatsServer
 from eventbus_sync.testing._ports import free_port
 from eventbus_sync.testing.pytest_plugin import skip_or_fail
@@ -78,6 +82,9 @@ def stand(
     addresses = {
         "localhost:4222": f"127.0.0.1:{fresh_nats_server.port}",
         "localhost:9092": fresh_kafka_server.bootstrap_servers,
+        # Of the brokers that it starts itself.
+        "port=4222": f"port={free_port()}",
+        "port=9092": f"port={free_port()}",
     }
     workshop = Workshop(tmp_path, addresses)
     return Stand(workshop, fresh_nats_server, fresh_kafka_server)
@@ -153,6 +160,75 @@ def reader_thread(stand: Stand) -> None:
     ]
 
 
+def started_brokers(stand: Stand) -> None:
+    """Both take an event at the addresses that are printed, until Enter."""
+    workshop = stand.workshop
+    with subprocess.Popen(
+        workshop.python("brokers.py"),
+        cwd=workshop.folder,
+        env=workshop.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            nats, kafka = process.stdout.readline().strip().split(" and ")
+            for url in (f"{nats}?stream=ORDERS", kafka):
+                with EventBus.from_url(url) as bus:
+                    event = Envelope("order-1", "Made", 1, {})
+                    assert bus.publish_envelope_sync("orders", event).success
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.read().startswith("Enter ends them")
+            process.wait(30)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+
+
+def started_readers(stand: Stand) -> None:
+    """The reader of the process that serves has every result, in Flask and in Django."""
+    workshop = stand.workshop
+    [command] = readme.commands("Start the reader")
+    program, *arguments = shlex.split(command)
+    assert program == "flask"
+    port = free_port()
+    given = workshop.python("-m", "flask", *arguments, "--port", str(port))
+    with running(given, workshop.folder, workshop.environment()) as process:
+        url = f"http://127.0.0.1:{port}/orders"
+        accepted = answers(url) | post_many(url, range(1, 11))
+        eventually(lambda: set(process.lines("stored: ")) == accepted, timeout=20)
+
+    printed = workshop.run(
+        "-c",
+        "import logging, sys, threading\n"
+        "logging.basicConfig(\n"
+        "    stream=sys.stdout, level=logging.INFO, format='%(message)s'\n"
+        ")\n"
+        "import django\n"
+        "from django.conf import settings\n"
+        "settings.configure(\n"
+        "    ROOT_URLCONF='orders_django', ALLOWED_HOSTS=['testserver'], USE_TZ=True,\n"
+        "    INSTALLED_APPS=['orders_apps.OrdersConfig'],\n"
+        ")\n"
+        "django.setup()\n"
+        "from django.test import Client\n"
+        "from orders_django import bus\n"
+        "def readers():\n"
+        "    return [t for t in threading.enumerate() if t.name == 'results']\n"
+        "assert readers() == []\n"
+        "for n in range(3):\n"
+        "    order = {'id': n}\n"
+        "    Client().post('/orders', order, content_type='application/json')\n"
+        "[reader] = readers()\n"
+        "bus.close()\n"
+        "reader.join(10)\n",
+    )
+    assert printed.count("stored: order-") == 3
+
+
 def script(section: str) -> Callable[[Stand], str]:
     """Run the section's script; what must hold is asserted in it."""
 
@@ -224,13 +300,14 @@ def served(stand: Stand, arguments: Sequence[str], *, read: bool) -> set[str]:
         The ids of the events that were accepted.
     """
     workshop = stand.workshop
-    log_config = workshop.folder / "log.ini"
-    log_config.write_text(LOG_CONFIG)
     port = free_port()
     url = f"http://127.0.0.1:{port}/orders"
-    environment = workshop.environment(
-        GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:{port} --log-config {log_config}"
-    )
+    settings = f"--bind 127.0.0.1:{port}"
+    if not read:  # the README's hooks see to it themselves
+        log_config = workshop.folder / "log.ini"
+        log_config.write_text(LOG_CONFIG)
+        settings += f" --log-config {log_config}"
+    environment = workshop.environment(GUNICORN_CMD_ARGS=settings)
     command = workshop.python("-m", "gunicorn", *arguments)
     with running(command, workshop.folder, environment) as process:
         accepted = answers(url)
@@ -273,6 +350,7 @@ def celery(stand: Stand) -> None:
     environment = workshop.environment(CELERY_BROKER_URL="memory://")
     with running(command, workshop.folder, environment) as process:
         eventually(lambda: process.log.count(" succeeded in ") == 20, timeout=30)
+        eventually(lambda: len(process.lines("stored: ")) == 20, timeout=20)
         process.terminate()
         process.ended(60)
     acked = [int(rest.split()[0]) for rest in process.lines("closed with ")]
@@ -302,9 +380,11 @@ def watched(stand: Stand) -> None:
 
 
 SECTIONS: dict[str, Callable[[Stand], object]] = {
+    "Brokers to try it with": started_brokers,
     "Publish from a Flask view": flask_view,
     "Publish from a Django view": django_view,
     "Read the results": reader_thread,
+    "Start the reader": started_readers,
     "Publish an event again": published_again,
     "Wait for one result": waited_for,
     "Configuration": script("Configuration"),
@@ -366,6 +446,20 @@ def test_gunicorn_needs_no_hooks(stand: Stand, arguments: str) -> None:
     given = ["--workers", "2", *arguments.split(), "orders_flask:app"]
     accepted = served(stand, given, read=False)
     assert sorted(stand.orders()) == sorted(accepted)
+
+
+def test_gunicorn_says_why_an_application_cannot_be_imported(stand: Stand) -> None:
+    """Once, and the README's hooks do not bury it under errors of their own."""
+    workshop = stand.workshop
+    (workshop.folder / "orders_flask.py").write_text("raise RuntimeError('no way')\n")
+    environment = workshop.environment(
+        GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:{free_port()} --workers 1"
+    )
+    command = workshop.python("-m", "gunicorn", "orders_flask:app")
+    with running(command, workshop.folder, environment) as process:
+        assert process.ended() == 3
+    assert process.log.count("Traceback") == 1
+    assert "RuntimeError: no way" in process.log
 
 
 # -- commands and names ------------------------------------------------------------------
@@ -569,6 +663,36 @@ def test_symptoms_name_what_exists() -> None:
         assert remedy, symptom
         for name in re.findall(r"`([A-Za-z_]+)[`(]", symptom):
             assert name in known, name
+
+
+def test_the_extras() -> None:
+    """Each of the package's extras is there, in its order."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    shown = [row[0].strip("`") for row in readme.table("extra", "Install")]
+    assert shown == list(project["optional-dependencies"])
+
+
+def test_the_wire() -> None:
+    """Fields and headers in their order; the example is read and written unchanged."""
+    full = Envelope("a", "b", 1, {}, trace_id="t", correlation_id="c", tenant_id=1)
+    fields = readme.table("field", "On the wire")
+    written = json.loads(full.to_bytes())
+    assert [row[0].strip("`") for row in fields] == list(written)
+    for (name, kind, _), value in zip(fields, written.values(), strict=True):
+        assert (
+            kind.split()[0] == {str: "string", int: "number", dict: "any"}[type(value)]
+        ), name
+    few = set(json.loads(Envelope("a", "b", 1, {}).to_bytes()))
+    assert {r[0].strip("`") for r in fields if "left out" not in r[2]} == few
+
+    *ours, (message_id, *_) = readme.table("header", "On the wire")
+    assert message_id == "`Nats-Msg-Id`"
+    assert [(h.strip("`"), v.strip("`")) for h, v, _ in ours] == list(FIELD_OF.items())
+    assert {v.strip("`") for _, v, when in ours if when == "always"} < few
+
+    [example] = readme.of_section("On the wire", "text")
+    data = example.text.strip().encode()
+    assert Envelope.from_bytes(data).to_bytes() == data
 
 
 # -- addresses ---------------------------------------------------------------------------

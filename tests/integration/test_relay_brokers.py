@@ -167,6 +167,7 @@ def kafka_bus(server: KafkaServer, **settings: Any) -> EventBus:
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_kafka_frozen_and_back(
     fresh_kafka_server: KafkaServer, outbox: SqlAlchemyOutbox
 ) -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,17 +33,9 @@ from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
 #: As short as they may be, so that killed relays' rows come back soon.
 DELIVERY_TIMEOUT, LEASE = 1, 6
 #: With five pairs of a database and a broker, the slow tier makes a hundred rounds.
-FEW, MANY = 3, 20
+ROUNDS = 20
 
 OPTIONS = ("--lease", str(LEASE), "--batch-size", "40", "--no-purge")
-
-
-def many(database: str) -> Any:
-    return pytest.param(database, MANY, marks=pytest.mark.slow, id=f"{database}-many")
-
-
-def few(database: str) -> Any:
-    return pytest.param(database, FEW, id=f"{database}-few")
 
 
 def engine_for(url: str) -> Engine:
@@ -108,7 +99,7 @@ class Writer:
 
 
 def kill_relays_at_random(
-    db: str, bus: str, topic: str, rounds: int, folder: Path
+    db: str, bus: str, topic: str, folder: Path
 ) -> tuple[dict[str, list[str]], set[str]]:
     """Return what must be stored, in order per aggregate, and what must not be."""
     seed = int(os.environ.get("RELAY_SEED", "0")) or random.randrange(1, 10**6)
@@ -125,7 +116,7 @@ def kill_relays_at_random(
         relays = [relay(), relay()]
         try:
             relays[0].wait_until_it_runs()
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 time.sleep(chance.uniform(0.2, 1.5))
                 victim = chance.randrange(len(relays))
                 relays[victim].kill()
@@ -154,7 +145,7 @@ def kill_relays_at_random(
     committed = {event_id for writer in writers for event_id in writer.committed}
     rolled_back = {event_id for writer in writers for event_id in writer.rolled_back}
     assert rolled_back
-    assert stats.published == len(committed) > rounds
+    assert stats.published == len(committed) > ROUNDS
     assert (stats.dead, stats.leased) == (0, 0)
     assert {event_id for _, event_id in rows} == committed
     expected = first_occurrences((row[0], row[1]) for row in rows)
@@ -169,13 +160,10 @@ def check(
 
 
 @pytest.mark.nats
-@pytest.mark.parametrize(
-    ("database", "rounds"),
-    [few("sqlite"), many("sqlite"), many("postgresql"), many("mariadb")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
 def test_killed_relays_on_jetstream(
     database: str,
-    rounds: int,
     request: pytest.FixtureRequest,
     nats_server: NatsServer,
     tmp_path: Path,
@@ -187,7 +175,7 @@ def test_killed_relays_on_jetstream(
         f"{nats_server.url}?stream={stream}&subjects={topic}"
         f"&delivery_timeout={DELIVERY_TIMEOUT}"
     )
-    expected, phantoms = kill_relays_at_random(db, bus, topic, rounds, tmp_path)
+    expected, phantoms = kill_relays_at_random(db, bus, topic, tmp_path)
     read = read_nats_stream(nats_server.url, stream)
     stored = [(e.aggregate_id, e.event_id) for e in read]
     check(stored, expected, phantoms)
@@ -196,10 +184,10 @@ def test_killed_relays_on_jetstream(
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize(("database", "rounds"), [many("postgresql"), many("sqlite")])
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 def test_killed_relays_on_kafka(
     database: str,
-    rounds: int,
     request: pytest.FixtureRequest,
     kafka_server: KafkaServer,
     tmp_path: Path,
@@ -208,7 +196,7 @@ def test_killed_relays_on_kafka(
     topic = unique("kills")
     servers = kafka_server.bootstrap_servers
     bus = f"kafka://{servers}?delivery_timeout={DELIVERY_TIMEOUT}"
-    expected, phantoms = kill_relays_at_random(db, bus, topic, rounds, tmp_path)
+    expected, phantoms = kill_relays_at_random(db, bus, topic, tmp_path)
     read = read_kafka_topic(servers, topic)
     # One partition holds all of an aggregate, so that they are in order here.
     check([(e.aggregate_id, e.event_id) for e in read], expected, phantoms)

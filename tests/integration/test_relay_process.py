@@ -21,7 +21,11 @@ from eventbus_sync.testing import MemoryBus
 
 DELIVERY_TIMEOUT = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 store = MemoryStore()
-bus = MemoryBus(MemoryConfig(delivery_timeout=DELIVERY_TIMEOUT, close_timeout=0))
+bus = MemoryBus(
+    MemoryConfig(
+        delivery_timeout=DELIVERY_TIMEOUT, close_timeout=0, exit_timeout=0.2
+    )
+)
 relay = OutboxRelay(store, bus, lease=DELIVERY_TIMEOUT + 25)
 store.add("t", *[Envelope(f"a{n % 5}", "E", 1, n) for n in range(100)])
 

@@ -180,6 +180,9 @@ class TestKafka:
             assert server.kind == "librdkafka-mock"
             assert server.running
             assert server.log == ""
+            where = server.bootstrap_servers
+            assert repr(server) == f"<KafkaServer librdkafka-mock {where}, running>"
+            assert server.url == f"kafka://{where}"
             assert answers(server)
             server.start()
             for verb in ("kill", "freeze", "resume", "restart"):
@@ -189,6 +192,8 @@ class TestKafka:
             server.stop()
             assert not server.running
             assert refuses(port)
+            stopped = "<KafkaServer librdkafka-mock no port yet, not running>"
+            assert repr(server) == stopped
         with pytest.raises(NotPossibleHere, match="port of your choice"):
             KafkaServer(port=port)
 

@@ -1,5 +1,6 @@
 """Every verb of the embedded servers does what it says, on every server."""
 
+import re
 import socket
 import threading
 import time
@@ -129,6 +130,20 @@ class TestVerbs:
         assert repr(fresh_nats_server) == f"<NatsServer {HOST}:{port}, not running>"
         assert fresh_nats_server.pid is None
         assert repr(NatsServer()) == "<NatsServer no port yet, not running>"
+
+    def test_repr_and_url_of_a_kafka_server(self) -> None:
+        with KafkaServer(kind="tansu") as server:
+            where = f"{HOST}:{server.port}"
+            assert server.url == f"kafka://{where}"
+            assert re.fullmatch(
+                rf"<KafkaServer tansu {where}, pid \d+>", repr(server)
+            ), repr(server)
+            server.stop()
+            assert repr(server) == f"<KafkaServer tansu {where}, not running>"
+        assert (
+            repr(KafkaServer(kind="tansu"))
+            == "<KafkaServer tansu no port yet, not running>"
+        )
 
 
 class TestPorts:

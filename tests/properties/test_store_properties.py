@@ -275,7 +275,7 @@ def test_a_store_is_what_the_model_says() -> None:
     """A look at it."""
     run_state_machine_as_test(
         StoreMachine,
-        settings=hypothesis.settings(max_examples=12, stateful_step_count=30),
+        settings=hypothesis.settings(max_examples=8, stateful_step_count=30),
     )
 
 

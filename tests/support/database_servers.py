@@ -199,6 +199,7 @@ class MariadbServer(DatabaseServer):
             f"--socket={self.folder / 'socket'}",
             f"--pid-file={self.folder / 'pid'}",
             "--innodb-flush-log-at-trx-commit=0",
+            "--debug-no-sync",  # each table that is made would be, several times
             "--character-set-server=latin1",  # an unkind one: ours says its own
             # A zone whose summer time ends now and then, unlike UTC.
             "--default-time-zone=+05:30",

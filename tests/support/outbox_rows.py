@@ -56,6 +56,11 @@ def retried(record: OutboxRecord, delay: float = 0.0) -> Mark:
     return Mark(record, Change.RETRY, record.attempts + 1, delay, "full: no room")
 
 
+def unreached(record: OutboxRecord, delay: float = 0.0) -> Mark:
+    why = "unavailable: nobody there"
+    return Mark(record, Change.RETRY, record.attempts, delay, why, reached=False)
+
+
 def buried(record: OutboxRecord) -> Mark:
     return Mark(record, Change.BURY, record.attempts + 1, error="illegal_topic: no")
 
@@ -68,6 +73,13 @@ def set_rows(outbox: SqlAlchemyOutbox, **values: Any) -> None:
     """Change all rows behind the store's back."""
     with outbox.engine.begin() as connection:
         connection.execute(update(outbox.table).values(**values))
+
+
+def let_time_pass(outbox: SqlAlchemyOutbox, seconds: float) -> None:
+    """Move all times of the table so far into the past."""
+    c = outbox.table.c
+    names = ("created_at", "due_at", "failing_since", "next_attempt_at", "lease_until")
+    set_rows(outbox, **{name: c[name] - seconds for name in names})
 
 
 def expire(outbox: SqlAlchemyOutbox) -> None:

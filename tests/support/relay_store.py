@@ -143,6 +143,9 @@ class MemoryStore:
                 chosen.append(row)
             for row in chosen:
                 row.lease, row.until = lease, now + seconds
+                if row.failing is not None:
+                    row.failing += now - row.due
+                    row.due = now
             self.claims.append(len(chosen))
             return Claim(
                 tuple(self._record(row, now) for row in chosen),
@@ -172,7 +175,11 @@ class MemoryStore:
 
     def renew(self, leases: Collection[str], *, seconds: float) -> int:
         with self._transaction("renew") as now:
-            rows = [r for r in self.rows_by_id.values() if r.lease in leases]
+            rows = [
+                row
+                for row in self.rows_by_id.values()
+                if row.lease in leases and row.until > now
+            ]
             for row in rows:
                 row.until = now + seconds
             return len(rows)
@@ -195,8 +202,11 @@ class MemoryStore:
                 row.state, row.lease = transition.target, None
                 row.attempts, row.error = mark.attempts, mark.error
                 if mark.change is Change.RETRY:
+                    if mark.reached:
+                        row.failing = now if row.failing is None else row.failing
+                    elif row.failing is not None:
+                        row.failing += now + mark.delay - row.due
                     row.due = now + mark.delay
-                    row.failing = now if row.failing is None else row.failing
                 if row.state is not RowState.PENDING:
                     row.settled = now
                 moved.add(row.position)
@@ -225,7 +235,7 @@ class MemoryStore:
     def wake(self) -> None:
         self._woken.set()
 
-    def stats(self) -> OutboxStats:
+    def stats(self, *, settled: bool = True) -> OutboxStats:  # noqa: ARG002
         with self._transaction("stats"):
             states = [row.state for row in self.rows_by_id.values()]
         return OutboxStats(

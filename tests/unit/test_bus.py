@@ -35,6 +35,7 @@ from eventbus_sync import (
 from eventbus_sync.backends import memory
 from eventbus_sync.config import BusConfig
 from eventbus_sync.errors import (
+    AuthenticationFailed,
     BrokerFull,
     BrokerUnreachable,
     CalledFromCallback,
@@ -377,6 +378,49 @@ def test_reconnect_callbacks_run_when_the_connection_is_back(bus: MemoryBus) -> 
     assert isinstance(health.last_error, BrokerUnreachable)
     assert health.last_error_age is not None
     assert errors == [health.last_error]
+
+
+@pytest.mark.parametrize(("timeout", "waited"), [(0, "0 s"), (0.2, r"0\.2\d* s")])
+def test_no_room_says_how_long_was_waited(timeout: float, waited: str) -> None:
+    """In a unit that people read: nobody waits for millionths of a second."""
+    with MemoryBus(MemoryConfig(max_in_flight=1)) as bus:
+        bus.broker.freeze()
+        bus.publish_envelope("orders", event())
+        with pytest.raises(BackendBusy, match=f"^no room after {waited}: 1 events"):
+            bus.publish_envelope("orders", event(), timeout=timeout)
+        bus.broker.resume()
+
+
+def test_an_outage_is_logged_once(
+    bus: MemoryBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning for each outage, however often it is told, and one line at its end."""
+    caplog.set_level("INFO", "eventbus_sync")
+
+    def lines() -> list[str]:
+        return [f"{r.levelname} {r.getMessage()}" for r in caplog.records]
+
+    bus.start(5)
+    runtime = bus._runtime
+    assert runtime is not None
+    eventually(lambda: bus.health().connected)
+    assert lines() == []  # a connection at once is no news
+    for _ in range(3):
+        runtime.disconnected(BrokerUnreachable("nobody at x:1"))
+    eventually(lambda: lines() == ["WARNING eventbus: not connected: nobody at x:1"])
+    # What no waiting mends, and shows only later.
+    for _ in range(3):
+        runtime.disconnected(AuthenticationFailed("wrong password"))
+        runtime.disconnected(BrokerUnreachable("nobody at x:1"))
+    runtime.connected()
+    runtime.connected()
+    runtime.disconnected(AuthenticationFailed("expired"))
+    runtime.disconnected(AuthenticationFailed("expired"))
+    eventually(lambda: len(lines()) == 4)
+    assert lines()[1] == "WARNING eventbus: not connected: wrong password"
+    assert lines()[2].startswith("INFO eventbus: connected again after 0.")
+    assert lines()[3] == "WARNING eventbus: not connected: expired"
+    assert len(lines()) == 4
 
 
 def test_an_error_handler_that_raises_is_logged(

@@ -55,6 +55,8 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "python -m eventbus_sync demo" in said
     assert re.search(r"^ +demo +see for yourself", said, re.MULTILINE)
+    assert "\ncommands:\n    demo " in said  # argparse would say "command" between
+    assert re.search(r"^  143 +ended by SIGTERM", said, re.MULTILINE)
 
 
 def test_help_of_the_demo_teaches(
@@ -71,6 +73,7 @@ def test_help_of_the_demo_teaches(
         (1, "they do not"),
         (2, "wrong"),
         (130, "interr"),
+        (143, "ended by SIGTERM"),
     ):
         assert re.search(rf"^  {code} +{meaning}", said, re.MULTILINE)
     assert "pip install 'eventbus-sync[demo]'" in said

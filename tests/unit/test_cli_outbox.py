@@ -18,7 +18,14 @@ import pytest
 from sqlalchemy import create_engine, text
 from support.eventually import eventually
 
-from eventbus_sync import Envelope, MemoryConfig, cli, cli_relay, cli_status
+from eventbus_sync import (
+    Envelope,
+    KafkaConfig,
+    MemoryConfig,
+    cli,
+    cli_relay,
+    cli_status,
+)
 from eventbus_sync.errors import IllegalTopic
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 from eventbus_sync.outbox import OutboxRelay, RelayStats
@@ -310,6 +317,23 @@ def test_a_relay_that_cannot_run_is_2(
     err = capsys.readouterr().err
     assert re.search(complaint, err)
     assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    ("url", "linger"),
+    [
+        ("kafka://h:9092", 0.0),
+        ("kafka+tls://h:9092?client_id=relay", 0.0),
+        ("kafka://h:9092?linger=0.02", 0.02),
+    ],
+)
+def test_a_relay_does_not_wait_for_more_events_on_kafka(
+    url: str, linger: float
+) -> None:
+    """Else each event of a hot aggregate waits, since one of it is in flight."""
+    with cli_relay._bus(url) as bus:
+        assert isinstance(bus.config, KafkaConfig)
+        assert (bus.config.linger, bus.config.delivery_timeout) == (linger, 20.0)
 
 
 def test_a_relay_without_its_database_is_3(capsys: pytest.CaptureFixture[str]) -> None:

@@ -268,11 +268,33 @@ class TestEnvironment:
 
     def test_wrong_values(self) -> None:
         """Values are checked as those of a URL are."""
-        assert env_refusal(URL="kafka://a", LINGER="x").startswith("linger must be")
         assert "incomplete" in env_refusal(URL="kafka://me:@a")
         said = env_refusal(URL="kafka://a", PASSWORD="hunter2")
-        assert "sasl_mechanism" in said
+        assert "SASL_MECHANISM" in said
         assert "hunter2" not in said
+
+    @pytest.mark.parametrize(
+        ("said", "variables"),
+        [
+            ("LINGER must be a number", {"URL": "kafka://a", "LINGER": "x"}),
+            ("LINGER must be a number", {"URL": "kafka://a?linger=1", "LINGER": "-1"}),
+            ("URL: linger must be", {"URL": "kafka://a?linger=-1"}),
+            ("URL: linger must be", {"URL": "kafka://a?linger=x"}),
+            ("URL: the URL has an unknown scheme", {"URL": "kafak://a"}),
+            ("URL: servers is blank", {"URL": "nats://"}),
+            ("ACK_WAIT=99 must be less", {"URL": "nats://a", "ACK_WAIT": "99"}),
+            ("SASL_MECHANISM must be set", {"URL": "kafka://a", "USERNAME": "me"}),
+            ("USER is missing", {"URL": "nats://a", "PASSWORD": "hunter2"}),
+            ("TLS=no contradicts", {"URL": "tls://a", "TLS": "no"}),
+            ("EXTRA must be a JSON object", {"URL": "nats://a", "EXTRA": "x"}),
+        ],
+        ids=repr,
+    )
+    def test_the_variable_is_named(self, said: str, variables: dict[str, str]) -> None:
+        """Who looks at an environment looks for a variable, not for a setting."""
+        refused = env_refusal(**variables)
+        assert refused.startswith(f"EVENTBUS_{said}")
+        assert "hunter2" not in refused
 
     @pytest.mark.parametrize("prefix", ["", None, 7])
     def test_prefix(self, prefix: Any) -> None:

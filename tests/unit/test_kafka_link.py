@@ -40,7 +40,7 @@ def test_an_outage_is_told_once_with_its_reason(
     assert isinstance(error, BrokerUnreachable)
     assert "connection refused" in str(error)
     assert link.trouble == "localhost:1: connection refused"
-    assert [level for level, _ in sink.logs] == [logging.WARNING]
+    assert sink.logs == []  # whoever hears of it logs it
 
 
 def test_one_broker_of_several_is_no_outage(link: Link, sink: RecordingSink) -> None:
@@ -197,7 +197,7 @@ def test_tls_where_none_is_spoken(
     accepted_at = time.monotonic()
     if logged:
         link.log(logging.ERROR, "FAIL", f"[thrd:localhost:1/bootstrap]: {text}")
-        assert sink.logs == [(logging.ERROR, f"FAIL: {useful}")]
+        assert sink.logs == [(logging.INFO, f"FAIL: {useful}")]
     else:
         link.failed(KafkaError(KafkaError._TRANSPORT, text))
     assert link.trouble == link.trouble_of(accepted_at) == useful
@@ -255,10 +255,23 @@ def test_a_trouble_of_every_attempt_is_told_now_and_then(
 ) -> None:
     """In between it is for debugging only."""
     monkeypatch.setattr("eventbus_sync.backends.kafka.link._MAX_LOGGED", 2)
+    link.answered()
     for text in ("a (after 1ms)", "a (after 2ms)", "b", "c", "a (after 1ms)"):
         link.log(logging.ERROR, "FAIL", text)
     levels = [level for level, _ in sink.logs]
     assert levels == [logging.ERROR, logging.DEBUG] + [logging.ERROR] * 3
+
+
+def test_an_outage_is_no_error_besides(link: Link, sink: RecordingSink) -> None:
+    """With no broker left, its reason is in the log already; with some it is not."""
+    link.log(logging.ERROR, "FAIL", "at the start")
+    link.log(logging.ERROR, "GETPID", "not granted")
+    link.answered()
+    link.log(logging.ERROR, "FAIL", "one of several")
+    link.failed(ALL_DOWN)
+    link.log(logging.ERROR, "FAIL", "the last one")
+    levels = [level for level, _ in sink.logs]
+    assert levels == [logging.INFO, logging.ERROR, logging.ERROR, logging.INFO]
 
 
 def test_what_the_driver_says_for_debugging_is_no_trouble(link: Link) -> None:

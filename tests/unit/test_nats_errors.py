@@ -110,6 +110,13 @@ CONNECTION_ERRORS = [
     (socket.gaierror(-2, "Name or service not known"), BrokerUnreachable, "Name"),
     (TimeoutError(), BrokerUnreachable, "did not answer in time"),
     (nats.errors.TimeoutError(), BrokerUnreachable, "did not answer in time"),
+    (
+        nats.errors.Error(
+            "nats: empty response from server when expecting INFO message"
+        ),
+        BrokerUnreachable,
+        "is a NATS server running there?",
+    ),
     (nats.errors.NoServersError(), BrokerUnreachable, "no servers available"),
     (nats.errors.StaleConnectionError(), ConnectionLost, "stale connection"),
     (nats.errors.UnexpectedEOF(), ConnectionLost, "unexpected EOF"),

@@ -1,16 +1,22 @@
 """Records, the table they are in, and the gates that hold them: all without a network."""
 
 import itertools
+import logging
 import time
 
 from collections import Counter
 
 import pytest
 
-from support.recording_sink import Sent
+from support.recording_sink import RecordingSink, Sent
 
 from eventbus_sync.backends.base import OutgoingMessage
-from eventbus_sync.backends.nats.gates import PROBE_MAX, PROBES_AT_ONCE, Gates
+from eventbus_sync.backends.nats.gates import (
+    MAX_REPORTED,
+    PROBE_MAX,
+    PROBES_AT_ONCE,
+    Gates,
+)
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record, plain_message
 from eventbus_sync.errors import (
@@ -210,9 +216,15 @@ def test_take_all(pending: Pending) -> None:
 
 
 @pytest.fixture
-def gates(pending: Pending) -> Gates:
+def sink() -> RecordingSink:
+    """What is told of subjects without a stream."""
+    return RecordingSink()
+
+
+@pytest.fixture
+def gates(pending: Pending, sink: RecordingSink) -> Gates:
     """No gate."""
-    return Gates(pending)
+    return Gates(pending, sink)
 
 
 def probed(gates: Gates, now: float) -> list[int]:
@@ -327,3 +339,43 @@ def test_many_subjects_take_turns(pending: Pending, gates: Gates) -> None:
     assert len(first) == len(second) == PROBES_AT_ONCE
     assert len(third) == 10
     assert len({*first, *second, *third}) == len(subjects)
+
+
+def test_a_subject_without_a_stream_is_told_once(
+    pending: Pending, gates: Gates, sink: RecordingSink
+) -> None:
+    """When a probe is refused, too; anew after a stream took it or a reconnect."""
+    (one,) = added(pending, "orders.x")
+
+    def refused_twice() -> None:
+        gates.turned_away(one)
+        for _ in range(3):
+            assert probed(gates, time.monotonic() + 5) == [0]
+            turn_away(gates, one)
+
+    gates.turned_away(one)
+    assert sink.reports == []  # the stream may only be moving
+    refused_twice()
+    (error,) = sink.reports
+    assert isinstance(error, DestinationNotFound)
+    assert "no stream takes subject 'orders.x'" in str(error)
+    assert sink.logs == [(logging.WARNING, str(error))]
+    gates.answered(one)
+    refused_twice()
+    assert len(sink.reports) == 2
+    gates.restart()
+    refused_twice()
+    assert len(sink.reports) == 3
+
+
+def test_few_subjects_without_a_stream_are_told(
+    pending: Pending, gates: Gates, sink: RecordingSink
+) -> None:
+    """An error handler is not flooded by a service with a wrong prefix."""
+    records = added(pending, *(f"s{n}" for n in range(MAX_REPORTED + 20)))
+    for one in records:
+        turn_away(gates, one)
+    assert len(probed(gates, time.monotonic() + 5)) == len(records)
+    for one in records:
+        turn_away(gates, one)
+    assert len(sink.reports) == MAX_REPORTED

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.eventually import eventually
-from support.patience import SLACK
+from support.patience import SLACK, let_pass
 from support.relay_store import DatabaseAway, MemoryStore
 
 from eventbus_sync import BusClosed, ConfigError, Envelope, MemoryConfig, NatsConfig
@@ -129,7 +129,7 @@ def test_one_event_of_an_aggregate_is_in_flight(
     relay = make()
     relay.start()
     eventually(lambda: bus.stats().in_flight == 2)
-    time.sleep(0.1)
+    let_pass(0.1)
     assert bus.stats().in_flight == 2
     bus.broker.resume()
     assert relay.drain(SLACK)
@@ -156,7 +156,7 @@ def test_memory_is_bounded_whatever_the_backlog(
     relay = make(batch_size=20)
     relay.start()
     eventually(lambda: relay.stats().held >= 40)
-    time.sleep(0.2)
+    let_pass(0.2)
     assert relay.stats().held <= 60
     assert store.leased() <= 60
     bus.broker.resume()
@@ -257,7 +257,7 @@ def test_a_success_after_a_failure_is_published(
     relay.start()
     eventually(lambda: store.count(RowState.PUBLISHED) == 2, SLACK)
     accepted = bus.stats().accepted
-    time.sleep(0.3)
+    let_pass(0.2)
     assert bus.stats().accepted == accepted == 3
 
 
@@ -276,7 +276,7 @@ def test_an_outcome_that_was_dropped_loses_nothing(
     store: MemoryStore, bus: MemoryBus, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add("t", *events(2))
-    monkeypatch.setattr("eventbus_sync.outbox.claiming.OVERDUE", -0.5)
+    monkeypatch.setattr("eventbus_sync.outbox.claiming.OVERDUE", -0.9)
     relay = make()
     publisher_takes = "eventbus_sync.outbox.publishing.Publisher.take_in"
     with monkeypatch.context() as patch:
@@ -353,7 +353,7 @@ def test_marks_that_the_database_did_not_take_are_kept(
     store.before_mark = away
     relay.start()
     eventually(lambda: relay.stats().last_error is not None, SLACK)
-    time.sleep(0.3)
+    let_pass(0.2)
     assert relay.stats().held <= 30
     assert relay.stats().state == "running"
     store.before_mark = None
@@ -383,28 +383,43 @@ def test_a_late_mark_changes_nothing_and_the_rest_is_forgotten(
     assert bus.stats().accepted <= 3
 
 
+def let_leases_age(relay: OutboxRelay, seconds: float) -> None:
+    """What the relay has was claimed so much earlier."""
+    run = relay._run
+    assert run is not None
+    with run.held.lock:
+        for lease in run.held._leases.values():
+            lease.until -= seconds
+
+
 def test_leases_are_renewed_while_rows_are_held(
     store: MemoryStore, bus: MemoryBus, make: Make
 ) -> None:
     """A run that takes longer than the lease is never another relay's."""
     store.add("t", *events(20))
-    bus.broker.delay(0.2)
+    bus.broker.delay(0.3)
     relay = make(lease=6.0)
     relay.start()
+    for _ in range(3):
+        eventually(lambda: relay.stats().in_flight == 1, SLACK)
+        store.calls.clear()
+        let_leases_age(relay, 1.5)
+        eventually(lambda: "renew" in store.calls, SLACK)
+    bus.broker.delay(0)
     eventually(lambda: store.count(RowState.PUBLISHED) == 20, SLACK)
-    assert store.calls.count("renew") >= 1
-    assert relay.stats().lost == 0
+    assert (relay.stats().lost, relay.stats().released) == (0, 0)
 
 
 def test_nothing_is_published_under_a_lease_that_is_too_short(
     store: MemoryStore, bus: MemoryBus, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim that took too long is renewed first, or given back if it ended."""
+    monkeypatch.setattr("eventbus_sync.outbox.settings.LEASE_MARGIN", 3.0)
     store.add("t", *events(3))
 
     def slow() -> None:
         store.before_claim = None
-        time.sleep(2.5)  # 6 s of lease less 2.5 s is less than 1 s + 3 s
+        let_pass(0.6)  # 4.5 s of lease less 0.6 s is less than 1 s + 3 s
 
     store.before_claim = slow
     publish = bus.publish_envelope
@@ -415,7 +430,7 @@ def test_nothing_is_published_under_a_lease_that_is_too_short(
         return publish(*args, **settings)
 
     monkeypatch.setattr(bus, "publish_envelope", watched)
-    assert make(lease=6.0).drain(SLACK)
+    assert make(lease=4.5).drain(SLACK)
     assert renewed == [True] * 3
     assert store.count(RowState.PUBLISHED) == 3
 
@@ -452,6 +467,7 @@ def test_a_renewal_that_found_fewer_rows_gives_the_rest_back(
     with store.lock:
         store.rows_by_id["b-4"].lease = "foreign"
         store.rows_by_id["b-4"].until = time.monotonic() + 1000
+    let_leases_age(relay, 1.5)
     eventually(lambda: relay.stats().released >= 5, SLACK)
     bus.broker.delay(0)
     eventually(lambda: store.count(RowState.PUBLISHED) == 9, SLACK)
@@ -462,26 +478,26 @@ def test_a_renewal_that_found_fewer_rows_gives_the_rest_back(
 
 
 def test_an_idle_relay_asks_seldom(store: MemoryStore, make: Make) -> None:
-    relay = make(poll_interval=0.5)
+    relay = make(poll_interval=0.3)
     relay.start()
-    time.sleep(1.2)  # the pause has grown
+    run = relay._run
+    assert run is not None
+    eventually(lambda: run.claimer._pause == 0.3, SLACK)
     before = len(store.calls)
-    time.sleep(1.0)
+    let_pass(0.6)
     assert len(store.calls) - before <= 3
     # And yet it is awake soon.
     store.add("t", *events(1))
-    eventually(lambda: store.count(RowState.PUBLISHED) == 1, 0.5 + SLACK)
+    eventually(lambda: store.count(RowState.PUBLISHED) == 1, SLACK)
 
 
 def test_a_notification_wakes_at_once(bus: MemoryBus, make: Make) -> None:
     store = MemoryStore(notifies=True)
-    relay = make(store=store, poll_interval=30.0)
+    relay = make(store=store, poll_interval=600.0)
     relay.start()
-    time.sleep(0.2)
-    began = time.monotonic()
+    eventually(lambda: store.claims, SLACK)  # it found nothing, and waits
     store.add("t", *events(1))
-    eventually(lambda: store.count(RowState.PUBLISHED) == 1)
-    assert time.monotonic() - began < 10
+    eventually(lambda: store.count(RowState.PUBLISHED) == 1, SLACK)
     assert relay.stop(5)
 
 
@@ -498,8 +514,8 @@ def test_rows_behind_an_open_transaction_are_looked_for_soon(
     store.hidden = True
     relay = make(poll_interval=30.0)
     relay.start()
-    eventually(lambda: len(store.claims) > 6, 10)
-    assert not relay.drain(0.2)  # what is hidden is due
+    eventually(lambda: len(store.claims) > 4, SLACK)
+    assert not relay.drain(0.1)  # what is hidden is due
 
 
 # -- breaker ---------------------------------------------------------------------------
@@ -516,7 +532,7 @@ def test_an_unreachable_broker_opens_the_breaker_and_counts_no_attempt(
     eventually(lambda: relay.stats().breaker == "open", SLACK)
     eventually(lambda: store.leased() <= 1, SLACK)
     before = bus.stats().accepted
-    time.sleep(1.0)
+    let_pass(0.6)
     assert bus.stats().accepted - before <= 3  # probes, with growing pauses
     assert {row.attempts for row in store.rows_by_id.values()} == {0}
     bus.broker.clear()
@@ -525,7 +541,7 @@ def test_an_unreachable_broker_opens_the_breaker_and_counts_no_attempt(
 
 
 def test_a_lost_connection_opens_the_breaker(store: MemoryStore) -> None:
-    config = MemoryConfig(delivery_timeout=3, close_timeout=0)
+    config = MemoryConfig(delivery_timeout=2, close_timeout=0)
     with MemoryBus(config) as bus:
         bus.start()
         assert bus._runtime is not None
@@ -548,7 +564,7 @@ def test_a_lost_connection_opens_the_breaker(store: MemoryStore) -> None:
             eventually(lambda: bus.stats().unknown >= 2, SLACK)
             for _ in range(20):
                 assert bus.stats().in_flight <= 1
-                time.sleep(0.02)
+                let_pass(0.01)
             observer.connected()
             bus.broker.resume()
             eventually(lambda: store.count(RowState.PUBLISHED) == 20, SLACK)
@@ -605,7 +621,10 @@ def test_probes_come_at_growing_pauses_and_at_once_when_the_connection_is_back()
 # -- purge -----------------------------------------------------------------------------
 
 
-def test_published_rows_are_purged_in_batches(store: MemoryStore, make: Make) -> None:
+def test_published_rows_are_purged_in_batches(
+    store: MemoryStore, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventbus_sync.outbox.claiming.PURGE_PAUSE", 0.05)
     store.add("t", *events(30, "a"))
     assert make(purge_after=None).drain(SLACK)
     assert "purge" not in store.calls
@@ -780,9 +799,10 @@ def test_a_closed_bus_ends_the_relay_also_if_outcomes_were_dropped(
 
 
 def test_two_kinds_of_errors_in_threads_do_not_end_the_relay(
-    store: MemoryStore, bus: MemoryBus, make: Make
+    store: MemoryStore, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D-O6: whatever escapes is logged, shown, and the loop goes on."""
+    monkeypatch.setattr("eventbus_sync.outbox.running.RESTART_PAUSE", 0.02)
     errors = iter([ZeroDivisionError("one"), KeyError("other"), DatabaseAway()])
 
     def fail() -> None:
@@ -806,6 +826,7 @@ def test_two_kinds_of_errors_in_threads_do_not_end_the_relay(
 def test_an_error_in_the_results_thread_does_not_end_it(
     store: MemoryStore, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("eventbus_sync.outbox.running.RESTART_PAUSE", 0.02)
     relay = make()
     relay.start()
     run = relay._run

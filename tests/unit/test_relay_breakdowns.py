@@ -6,13 +6,14 @@ import threading
 import time
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 
 from support.eventually import eventually
-from support.patience import SLACK
+from support.patience import SLACK, let_pass
 from support.relay_store import MemoryStore
 
 from eventbus_sync import Envelope, MemoryConfig
@@ -283,7 +284,7 @@ def test_large_payloads_are_claimed_a_few_at_a_time(
     bus.broker.freeze()
     relay.start()
     eventually(lambda: relay.stats().held == 10, SLACK)
-    time.sleep(0.5)
+    let_pass(0.2)
     assert store.claims[0] == 10  # nobody can know before
     assert relay.stats().held == 10
     bus.broker.resume()
@@ -299,9 +300,11 @@ def test_large_payloads_are_claimed_a_few_at_a_time(
 class Hiding(MemoryStore):
     """Rows wait for a transaction."""
 
-    def stats(self) -> OutboxStats:
+    def stats(self, *, settled: bool = True) -> OutboxStats:
         return attrs.evolve(
-            super().stats(), hidden=7, blocked_by="backend 12 (report, idle)"
+            super().stats(settled=settled),
+            hidden=7,
+            blocked_by="backend 12 (report, idle)",
         )
 
 
@@ -339,16 +342,18 @@ def test_what_rows_wait_for_is_said_now_and_then(
 def test_a_relay_says_what_hides_its_rows_and_looks_ever_more_seldom(
     bus: MemoryBus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventbus_sync.outbox.hidden.FIRST_LINE", 0.5)
+    monkeypatch.setattr("eventbus_sync.outbox.hidden.FIRST_LINE", 0.1)
     store = Hiding()
     store.hidden = True
-    relay = OutboxRelay(store, bus, name="eventbus-relay", lease=6.0, poll_interval=1)
+    relay = OutboxRelay(store, bus, name="eventbus-relay", lease=6.0, poll_interval=0.3)
     relay.start()
     try:
         eventually(lambda: "backend 12" in caplog.text, SLACK)
+        claimer = run_of(relay).claimer
+        eventually(lambda: claimer._hidden_pause == 0.3, SLACK)
         before = len(store.claims)
-        time.sleep(2)
-        assert len(store.claims) - before <= 4
+        let_pass(0.6)
+        assert len(store.claims) - before <= 3
     finally:
         assert relay.stop()
 
@@ -361,9 +366,9 @@ def test_rows_hidden_now_and_then_are_no_news(
     monkeypatch.setattr("eventbus_sync.outbox.hidden.FIRST_LINE", 0.05)
     stats = store.stats
 
-    def counted() -> OutboxStats:
+    def counted(*, settled: bool = True) -> OutboxStats:
         asked.append(None)
-        return stats()
+        return stats(settled=settled)
 
     monkeypatch.setattr(store, "stats", counted)
     claim = store.claim
@@ -377,7 +382,7 @@ def test_rows_hidden_now_and_then_are_no_news(
     relay.start()
     for number in range(10):
         store.add("t", *events(1, f"k{number}"))
-        time.sleep(0.03)
+        let_pass(0.02)
     eventually(lambda: store.count(RowState.PUBLISHED) == 10, SLACK)
     assert asked == []
 
@@ -391,15 +396,21 @@ def test_the_age_limit_survives_a_restart(
     """Whichever relay has the row: the database knows since when it fails."""
     store.add("t", *events(1))
     bus.broker.reject(BrokerFull(), times=1000)
-    policy = RetryPolicy(backoff=0.01, max_backoff=0.01, max_age=1.0, max_attempts=999)
-    ended = time.monotonic() + SLACK
+    policy = RetryPolicy(backoff=0.05, max_backoff=0.05, max_age=0.3, jitter=False)
+
+    def failures(relay: OutboxRelay) -> int:
+        return relay.stats().retried + relay.stats().buried
+
+    relays = 0
     while store.state("a-0") is RowState.PENDING:
-        assert time.monotonic() < ended
         relay = make(retry=policy)
+        relays += 1
         relay.start()
-        time.sleep(0.3)
+        # One failure for each of them; none sees the whole time.
+        eventually(partial(failures, relay), SLACK)
         assert relay.stop()
-    assert "max_age=1" in store.rows_by_id["a-0"].error
+    assert relays > 2
+    assert "max_age=0.3" in store.rows_by_id["a-0"].error
 
 
 # -- readers ---------------------------------------------------------------------------

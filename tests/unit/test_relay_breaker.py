@@ -1,7 +1,5 @@
 """The breaker after an outage on a quiet outbox: nobody waits for a long pause."""
 
-import time
-
 from collections.abc import Iterator
 
 import attrs
@@ -76,22 +74,29 @@ def test_after_an_outage_without_rows_the_next_row_goes_at_once(
         assert relay.stop()
 
 
-def test_a_quiet_outage_does_not_make_the_first_row_wait(bus: MemoryBus) -> None:
+def test_a_quiet_outage_does_not_make_the_first_row_wait(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Opened by refusals, so that nothing but a probe can close it."""
+    monkeypatch.setattr("eventbus_sync.outbox.breaker.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("eventbus_sync.outbox.claiming.MAINTENANCE", 0.01)
     store = MemoryStore()
-    relay = OutboxRelay(store, bus, name="eventbus-relay", lease=6.0)
+    relay = OutboxRelay(
+        store, bus, name="eventbus-relay", lease=6.0, poll_interval=0.05
+    )
     relay.start()
     try:
         run = relay._run
         assert run is not None
         for _ in range(3):
             run.breaker.unreachable()
-        time.sleep(4.5)  # probes after 0.5, 1, 2, 4 s would be next after 8
+        probes = len(store.claims)
+        eventually(lambda: len(store.claims) > probes + 5, SLACK)
         assert relay.stats().breaker == "open"
-        began = time.monotonic()
+        # Not doubled five times: a probe that finds nothing is given back.
+        assert run.breaker._pause <= 0.04
         store.add("t", Envelope("a", "E", 1, 0, event_id="a-0"))
         eventually(lambda: store.state("a-0") is RowState.PUBLISHED, SLACK)
-        assert time.monotonic() - began < 2.0
         assert relay.stats().breaker == "closed"
     finally:
         assert relay.stop()

@@ -4,7 +4,7 @@ import pickle
 import threading
 import time
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -24,7 +24,7 @@ from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Counts, Flight, Lease
 from eventbus_sync.outbox.marking import Marker
 from eventbus_sync.outbox.publishing import Publisher
-from eventbus_sync.outbox.record import Change, Mark, RowState
+from eventbus_sync.outbox.record import Change, Mark, OutboxRecord, RowState
 from eventbus_sync.outbox.running import Run
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import Outcome
@@ -90,6 +90,13 @@ def hold(store: MemoryStore, *aggregates: str, rows: int = 3) -> HeldRows:
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     held.add(Lease("lease", time.monotonic() + 60), claim.records)
     return held
+
+
+def claimable_now(store: MemoryStore) -> tuple[OutboxRecord, ...]:
+    """What another relay would get now."""
+    return store.claim(
+        "next", limit=99, seconds=60, scan_from=0, ordering="aggregate", on_dead="hold"
+    ).records
 
 
 def publish_next(held: HeldRows) -> Flight:
@@ -185,6 +192,71 @@ def test_a_database_that_is_away_does_not_hold_up_a_hasty_stop(
     assert store.leased() == 1
 
 
+def refuse(store: MemoryStore, event_id: str) -> None:
+    """The database never takes a mark of this row, such as by a trigger of its own."""
+    mark = store.mark
+
+    def refusing(marks: Sequence[Mark]) -> set[int]:
+        if any(one.record.event_id == event_id for one in marks):
+            raise DatabaseAway
+        return mark(marks)
+
+    store.mark = refusing  # type: ignore[method-assign]
+
+
+def test_a_mark_that_the_database_never_takes_is_dropped_with_its_lease(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its row would be held, and its lease renewed, for ever."""
+    monkeypatch.setattr("eventbus_sync.outbox.marking.FIRST_BACKOFF", 0.001)
+    refuse(store, "a-0")
+    held = hold(store, "a", "b", "c", rows=1)
+    [lease] = held._leases.values()
+    for _ in range(3):
+        flight = publish_next(held)
+        held.settle([(flight, Mark(flight.record, Change.PUBLISH, 0))])
+    marker = Marker(store, held, Trouble("eventbus-relay"), 10)
+    tries: list[int] = []
+
+    def looked() -> bool:  # under the lock, before each try
+        tries.append(held.held)
+        # By itself it is never given up: the row may be published by nobody else.
+        return len(tries) > 5 and held.held == 1
+
+    marker.loop(lambda: False, looked)
+    assert store.count(RowState.PUBLISHED) == 2
+    assert (held.held, held.counts.lost) == (1, 0)
+    # What is held for this mark only is not renewed.
+    lease.until = time.monotonic() + 1
+    assert held.to_renew(60) == []
+    lease.until = time.monotonic() - 1
+    # The database thinks that the lease stands: so it ends now, and then is over.
+    assert not marker._mark()
+    assert marker._mark()
+    assert (held.held, held.to_mark, held.counts.lost) == (0, 0, 1)
+    assert held.aggregates() == ()
+    # The row is there for whoever comes next.
+    again = claimable_now(store)
+    assert [record.event_id for record in again] == ["a-0"]
+
+
+def test_in_an_outage_no_mark_is_dropped(store: MemoryStore) -> None:
+    held = hold(store, "a", rows=1)
+    [lease] = held._leases.values()
+    flight = publish_next(held)
+    held.settle([(flight, Mark(flight.record, Change.PUBLISH, 0))])
+    marker = Marker(store, held, Trouble("eventbus-relay"), 10)
+    store.away = True
+    lease.until = time.monotonic() - 1
+    for _ in range(3):
+        assert not marker._mark()
+    assert held.to_mark == 1
+    store.away = False
+    assert marker._mark()
+    assert store.state("a-0") is RowState.PUBLISHED
+    assert (held.held, held.counts.lost) == (0, 0)
+
+
 # -- publishing ------------------------------------------------------------------------
 
 
@@ -239,6 +311,7 @@ def test_results_of_nobodys_rows_and_without_an_error(
     publisher.take_in([attrs.evolve(acked, outcome=Outcome.UNKNOWN, error=None)])
     [mark] = held.take_marks()
     assert (mark.record.event_id, mark.change) == (acked.event_id, Change.RETRY)
+    assert (mark.error, mark.attempts, held.in_flight) == ("unknown", 0, 1)
     assert trouble.last() == (None, None)
 
 

@@ -97,6 +97,8 @@ def test_no_broker_reached_never_counts_and_never_buries() -> None:
     mark = decide(said, old, POLICY, high)
     assert (mark.change, mark.attempts) == (Change.RETRY, 19)
     assert mark.delay <= 1.0
+    # Nor does it begin or continue the time that is limited by max_age.
+    assert not mark.reached
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_no_broker_reached_never_counts_and_never_buries() -> None:
 def test_the_age_limit_buries(outcome: Outcome, error: PublishError) -> None:
     policy = RetryPolicy(max_age=60)
     mark = decide(result(outcome, error), record(failing_for=59), policy, high)
-    assert mark.change is Change.RETRY
+    assert (mark.change, mark.reached) == (Change.RETRY, True)
     mark = decide(result(outcome, error), record(failing_for=61), policy, high)
     assert mark.change is Change.BURY
     assert "max_age=60" in mark.error

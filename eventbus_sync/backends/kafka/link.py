@@ -94,6 +94,9 @@ class Link:
             if _UNANSWERED.search(text) is not None:
                 self._unanswered_at = time.monotonic()
             level = self._level(level, text)
+            if facility == "FAIL" and not self.up:
+                # While no broker is left, the log has the reason from the outage.
+                level = min(level, logging.INFO)
         self._sink.log(level, f"{facility}: {text}")
 
     def failed(self, error: KafkaError) -> None:
@@ -186,7 +189,7 @@ class Link:
         if not news and now < self._told_at + _REMIND_EVERY:
             return
         self._told, self._told_at = type(ours), now
-        self._sink.log(logging.WARNING, str(ours))
+        # The log has it from there, as of every back end.
         self._sink.disconnected(ours)
 
 

@@ -117,6 +117,8 @@ _MAX_TEXT: Final = 300
 _authentication = re.compile(
     r"authorization violation|authentication (?:expired|revoked)", re.IGNORECASE
 ).search
+# What nats-py says of a Web server, a database, or a proxy with nothing behind it.
+_no_greeting = re.compile(r"expecting INFO").search
 # After these the server closes the connection because of something that we wrote.
 _protocol = re.compile(
     r"maximum payload|maximum control line|unknown protocol|publish subject|header",
@@ -174,6 +176,11 @@ def connection_error(exc: BaseException, server: str) -> EventBusError:
     if isinstance(exc, TimeoutError):
         error = kind(
             f"{server} did not answer in time; is a NATS server running there?"
+        )
+    elif type(exc) is nats.errors.Error and _no_greeting(text):
+        error = BrokerUnreachable(
+            f"{server} took the connection, but did not say what a NATS server says "
+            f"first ({text}); is a NATS server running there?"
         )
     elif isinstance(exc, nats.errors.SecureConnWantedError):
         error = kind(f"{server} offers no TLS, so no credentials were sent to it")

@@ -7,18 +7,23 @@ not flood the server. Lives on the loop thread.
 """
 
 import heapq
+import logging
 import time
 
 from collections.abc import Iterator
 
+from eventbus_sync.backends.base import Sink
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.errors import DestinationNotFound
 
 
 #: Seconds to the first and at most between later probes of a subject.
 PROBE_FIRST, PROBE_MAX = 0.05, 1.0
 #: Subjects that are tried at once, at each look.
 PROBES_AT_ONCE = 200
+#: Subjects without a stream that have been told of; more only wait.
+MAX_REPORTED = 100
 
 
 class _Gate:
@@ -40,11 +45,14 @@ class Gates:
 
     Args:
         pending: the table that all records are in.
+        sink: is told of a subject that no stream takes, once until that changes.
     """
 
-    def __init__(self, pending: Pending) -> None:
+    def __init__(self, pending: Pending, sink: Sink) -> None:
         self._pending = pending
+        self._sink = sink
         self._gates: dict[str, _Gate] = {}
+        self._reported: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._gates)
@@ -71,6 +79,8 @@ class Gates:
             gate.probe = None
             gate.backoff = min(2 * gate.backoff, PROBE_MAX)
             gate.probe_at = now + gate.backoff
+            # Only now: a stream that moves turns many away for a moment.
+            self._tell(record.subject)
 
     def answered(self, record: Record) -> list[Record]:
         """A stream answered: return what may follow *record* now, in order."""
@@ -79,6 +89,7 @@ class Gates:
         gate = self._gates.pop(record.subject, None)
         if gate is None:
             return []
+        self._reported.discard(record.subject)
         waiting = map(self._pending.get, sorted(gate.waiting))
         return [record for record in waiting if record is not None]
 
@@ -95,6 +106,7 @@ class Gates:
         Whatever is unanswered is asked for again (``holds``), so no gate keeps a list.
         """
         now = time.monotonic()
+        self._reported.clear()
         for subject in self._gates:
             self._gates[subject] = gate = _Gate(now)
             gate.probe_at = now
@@ -118,6 +130,18 @@ class Gates:
                 self._gates[subject] = self._gates.pop(subject)
                 probes += 1
                 yield record
+
+    def _tell(self, subject: str) -> None:
+        """Log and report a subject: the outcomes come at delivery_timeout only."""
+        if subject in self._reported or len(self._reported) >= MAX_REPORTED:
+            return
+        self._reported.add(subject)
+        text = (
+            f"no stream takes subject {subject!r}: create one that does, or correct the "
+            "topic; events to it wait, for delivery_timeout at most"
+        )
+        self._sink.log(logging.WARNING, text)
+        self._sink.report(DestinationNotFound(text))
 
     def _oldest(self, gate: _Gate) -> Record | None:
         while gate.waiting:

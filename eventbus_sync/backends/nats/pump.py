@@ -58,7 +58,7 @@ class Pump:
         self._handover = handover
         self._readiness = readiness
         self._pending = Pending()
-        self._gates = Gates(self._pending)
+        self._gates = Gates(self._pending, sink)
         self._stream = StreamCheck(config, sink, readiness)
         self._sender = Sender(self._pending, self._gates, handover, self._stream, sink)
         self._answers = Answers(

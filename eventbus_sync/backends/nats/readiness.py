@@ -20,6 +20,9 @@ from eventbus_sync.errors import (
 #: What waiting longer does not mend.
 LASTING = (AuthenticationFailed, StreamInvalid, ConfigError)
 
+# Who waits for less than connect_timeout hears of no attempt that failed.
+_NO_ANSWER = "no answer so far; is a NATS server running there?"
+
 
 class Readiness:
     """Whether events can be published, as the latest attempt showed. Thread-safe."""
@@ -90,8 +93,8 @@ class Readiness:
                     # A new one each time: it is raised in many threads.
                     raise type(self._verdict)(str(self._verdict)) from self._verdict
                 if deadline.expired():
-                    reason = f": {self._error}" if self._error is not None else ""
-                    msg = f"no NATS server was ready in time at {where}{reason}"
+                    reason = self._error or _NO_ANSWER
+                    msg = f"no NATS server was ready in time at {where}: {reason}"
                     raise BrokerUnreachable(msg) from self._error
                 ticket = self._changed.enlist_locked()
             ticket.acquire(timeout=deadline.remaining())

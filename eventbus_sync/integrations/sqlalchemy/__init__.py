@@ -7,6 +7,7 @@ The outbox in SQLAlchemy 2, for SQLite, PostgreSQL and MariaDB or MySQL.
     table.py       the table, as a Table and as a declarative mixin
     writing.py     add: an envelope becomes a row in the caller's transaction
     claim.py       a relay takes rows (choose.py: which ones; pure)
+    reading.py     a row becomes what a relay publishes
     marks.py       a relay says what became of them
     operate.py     what operators do and see
     database.py    short transactions, and what differs between databases

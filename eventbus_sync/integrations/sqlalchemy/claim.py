@@ -24,23 +24,19 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     func,
     or_,
     select,
     true,
-    type_coerce,
     update,
 )
-from sqlalchemy.types import NullType
 
 from eventbus_sync.integrations.sqlalchemy import choose
 from eventbus_sync.integrations.sqlalchemy.clock import now, number
 from eventbus_sync.integrations.sqlalchemy.database import Database
-from eventbus_sync.integrations.sqlalchemy.texts import (
-    bytes_from_column,
-    from_column,
-    headers_from_column,
-)
+from eventbus_sync.integrations.sqlalchemy.reading import columns_read, record_of
+from eventbus_sync.integrations.sqlalchemy.texts import from_column
 from eventbus_sync.outbox.record import Claim, OutboxRecord, RowState
 from eventbus_sync.outbox.store import OnDead, Ordering
 
@@ -48,20 +44,6 @@ from eventbus_sync.outbox.store import OnDead, Ordering
 PENDING: Final = RowState.PENDING.value
 DEAD: Final = RowState.DEAD.value
 
-_READ: Final = (
-    "position",
-    "event_id",
-    "topic",
-    "aggregate_id",
-    "event_type",
-    "event_version",
-    "occurred_at",
-    "trace_id",
-    "correlation_id",
-    "tenant_id",
-    "headers",
-    "attempts",
-)
 # So many positions are written into one statement: of a list of a thousand or more
 # MariaDB makes a table of its own.
 _AT_ONCE: Final = 999
@@ -268,17 +250,22 @@ def _lease(
     wish: Wish,
 ) -> tuple[OutboxRecord, ...]:
     c = table.c
+    # That nobody tried a row though it was due, in an outage for instance, must not make
+    # it dead by its age: of what has failed before, the clock moves by that time.
+    failed = c.failing_since.is_not(None)
+    waited = now() - number(c.next_attempt_at)
     change = (
         update(table)
         .where(is_claimable(table))
-        .values(lease=wish.lease, lease_until=now() + wish.seconds)
+        .ordered_values(
+            # In this order: MySQL sees what was set before.
+            (c.failing_since, number(c.failing_since) + waited),
+            (c.next_attempt_at, case((failed, now()), else_=c.next_attempt_at)),
+            (c.lease, wish.lease),
+            (c.lease_until, now() + wish.seconds),
+        )
     )
-    columns = [
-        *(c[name] for name in _READ),
-        # As the driver gives it: SQLite keeps what is no bytes too.
-        type_coerce(c.payload, NullType()).label("payload"),
-        (now() - number(c.failing_since)).label("failing_for"),
-    ]
+    columns = columns_read(table)
     records: list[OutboxRecord] = []
     for some in parts(positions):
         these = among(c.position, some)
@@ -288,30 +275,5 @@ def _lease(
             connection.execute(change.where(these))
             mine = select(*columns).where(these, c.lease == wish.lease)
             rows = connection.execute(mine).all()
-        records += [_record(row, wish.lease) for row in rows]
+        records += [record_of(row, wish.lease) for row in rows]
     return tuple(sorted(records, key=lambda record: record.position))
-
-
-def _record(row: Any, lease: str) -> OutboxRecord:
-    """
-    Return a row's record, whatever somebody wrote into it: a relay buries what is no
-    event, and goes on.
-    """
-    attempts = row.attempts
-    return OutboxRecord(
-        position=row.position,
-        event_id=from_column(row.event_id),
-        topic=from_column(row.topic),
-        aggregate_id=from_column(row.aggregate_id),
-        event_type=from_column(row.event_type),
-        event_version=row.event_version,
-        timestamp=from_column(row.occurred_at),
-        trace_id=from_column(row.trace_id),
-        correlation_id=from_column(row.correlation_id),
-        tenant_id=row.tenant_id,
-        payload=bytes_from_column(row.payload),
-        headers=headers_from_column(row.headers),
-        attempts=attempts if isinstance(attempts, int) else 0,
-        failing_for=max(0.0, row.failing_for or 0.0),
-        lease=lease,
-    )

@@ -189,10 +189,21 @@ def _put_back(table: Table, marks: Sequence[Mark]) -> Update:
     if retried:
         these = _among(table, retried)
         delay = _each(table, retried, lambda one: one.delay, literal(0.0))
-        since = func.coalesce(c.failing_since, now())
+        begins = [one for one in retried if one.reached]
+        pauses = [one for one in retried if not one.reached]
+        since: ColumnElement[Any] = c.failing_since
+        if begins:
+            begun = func.coalesce(c.failing_since, now())
+            since = case((_among(table, begins), begun), else_=since)
+        if pauses:
+            # Of what failed before, the clock stands still: from the claim, which has
+            # set next_attempt_at, to the next attempt. NULL stays NULL.
+            moved = number(c.failing_since) + delay + now() - number(c.next_attempt_at)
+            since = case((_among(table, pauses), moved), else_=since)
         values += [
+            # First: MySQL would see the new next_attempt_at.
+            (c.failing_since, since),
             (c.next_attempt_at, case((these, now() + delay), else_=c.next_attempt_at)),
-            (c.failing_since, case((these, since), else_=c.failing_since)),
         ]
     if told:
         said = _each(table, told, lambda one: error_to_column(one.error), c.error)

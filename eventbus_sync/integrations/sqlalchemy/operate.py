@@ -72,13 +72,15 @@ def purge(
     return gone
 
 
-def stats(connection: Connection, database: Database, table: Table) -> OutboxStats:
+def stats(
+    connection: Connection, database: Database, table: Table, *, settled: bool
+) -> OutboxStats:
     """Do what ``OutboxStore.stats`` says."""
     c = table.c
     is_leased = number(c.lease_until) > now()
     waits = number(c.next_attempt_at) > now()
     # What was never due is not late; what failed once is, while it waits too.
-    late = or_(~waits, c.attempts > 0, c.failing_since.is_not(None))
+    late = or_(~waits, c.attempts > 0, c.error.is_not(None))
     # A not_before in the past did not make it due before it was there.
     due, written = number(c.due_at), number(c.created_at)
     since = case((due > written, due), else_=written)
@@ -97,18 +99,18 @@ def stats(connection: Connection, database: Database, table: Table) -> OutboxSta
         )
     }
     # By the index alone: nothing but the state is asked of them.
-    by_state = select(c.state, func.count()).where(c.state != PENDING)
-    found = connection.execute(by_state.group_by(c.state))
-    settled: dict[str, int] = {row.state: row[1] for row in found}
+    asked = c.state != PENDING if settled else c.state == DEAD
+    by_state = select(c.state, func.count()).where(asked).group_by(c.state)
+    others: dict[str, int] = {row.state: row[1] for row in connection.execute(by_state)}
     hidden, blocked_by = _hidden(connection, database, table)
     pending, leased, waiting, oldest = counted.get(PENDING, (0, 0, 0, 0.0))
     return OutboxStats(
         pending=pending,
         leased=int(leased),
         waiting=int(waiting),
-        published=settled.get(RowState.PUBLISHED.value, 0),
-        dead=settled.get(DEAD, 0),
-        discarded=settled.get(RowState.DISCARDED.value, 0),
+        published=others.get(RowState.PUBLISHED.value, 0),
+        dead=others.get(DEAD, 0),
+        discarded=others.get(RowState.DISCARDED.value, 0),
         oldest_age=max(0.0, oldest),
         hidden=hidden,
         blocked_by=blocked_by,

@@ -237,10 +237,17 @@ class SqlAlchemyOutbox:
         if self._listener is not None:
             self._listener.wake()
 
-    def stats(self) -> OutboxStats:
-        """Return counts and ages."""
+    def stats(self, *, settled: bool = True) -> OutboxStats:
+        """
+        Return counts and ages.
+
+        Args:
+            settled: whether to count what is published or discarded, which may be
+                millions of rows; else these two are 0.
+        """
         return self._run(
-            lambda c: _operate.stats(c, self._database, self.table), writes=False
+            lambda c: _operate.stats(c, self._database, self.table, settled=settled),
+            writes=False,
         )
 
     def rows(

@@ -92,7 +92,8 @@ _TYPES: Final[dict[str, tuple[TypeEngine[Any], dict[str, Any]]]] = {
     "created_at": (Double(), {"server_default": now()}),
     # Since when it could be published; for the age in the stats.
     "due_at": (Double(), {"nullable": True}),  # NULL: since it was written
-    # The first attempt that counted failed then: from here the age limit counts.
+    # The first attempt that reached a broker failed then: from here the age limit counts.
+    # Time in which nobody tried, or no broker was reached, moves it on.
     "failing_since": (Double(), {"nullable": True}),
     "next_attempt_at": (Double(), {"server_default": "0"}),
     "lease": (_text(64), {"nullable": True}),
