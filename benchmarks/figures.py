@@ -51,12 +51,16 @@ class Measured:
         where: database and broker.
         unit: of the medians in the table.
         runs: in their order.
+        target: the one of the targets that this is measured for; "" is none.
+        histogram: seconds of single calls, sorted into powers of two; may be empty.
     """
 
     what: str
     where: str
     unit: str = "events/s"
     runs: list[MeasuredRun] = attrs.field(factory=list)
+    target: str = ""
+    histogram: dict[str, int] = attrs.field(factory=dict)
 
     def add_run(self, events: int, seconds: float, **details: float) -> MeasuredRun:
         """Keep a run, and return it."""
@@ -79,6 +83,11 @@ class Measured:
         """Whether the books of every run balance."""
         return all(run.balanced for run in self.runs)
 
+    def add_value(self, value: float, **details: float) -> MeasuredRun:
+        """Keep a run of which a single number is shown, and return it."""
+        self.runs.append(MeasuredRun(1, 0.0, details=details, value=value))
+        return self.runs[-1]
+
     def details(self) -> dict[str, float]:
         """Return the median of each further number."""
         names = self.runs[0].details
@@ -86,6 +95,15 @@ class Measured:
             name: statistics.median(run.details[name] for run in self.runs)
             for name in names
         }
+
+
+def ratio(what: str, ours: Measured, peer: Measured, target: str = "") -> Measured:
+    """Return ours ÷ peer, run by run as they took turns."""
+    found = Measured(what, ours.where, "x", target=target)
+    for mine, its in zip(ours.runs, peer.runs, strict=True):
+        run = found.add_value(mine.shown / its.shown if its.shown else 0.0)
+        run.note(f"{mine.shown:,.0f} / {its.shown:,.0f}", balanced=True)
+    return found
 
 
 def as_json(measured: Sequence[Measured], machine: dict[str, str]) -> dict[str, Any]:
@@ -101,6 +119,8 @@ def as_json(measured: Sequence[Measured], machine: dict[str, str]) -> dict[str, 
                 "median": one.median,
                 "lowest": one.spread[0],
                 "highest": one.spread[1],
+                "target": one.target,
+                "histogram": one.histogram,
                 "details": one.details(),
                 "runs": [{**attrs.asdict(run), "value": run.shown} for run in one.runs],
             }

