@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
+import attrs
+
 from eventbus_sync._threads import Deadline
 from eventbus_sync.bus import EventBus
 from eventbus_sync.errors import (
@@ -28,17 +30,44 @@ from eventbus_sync.outbox.trouble import Trouble
 FIRST_PAUSE: Final = 0.02
 #: Seconds between two looks at leases and overdue outcomes while rows are held.
 MAINTENANCE: Final = 0.25
-#: Seconds between two purges when there is little to purge, and when there is more.
+#: Seconds between two purges when there is little to purge.
 PURGE_INTERVAL: Final = 60.0
-PURGE_PAUSE: Final = 1.0
+#: When there is more: the pause, in times what the last purge took. A pause of fixed
+#: length would let a busy outbox grow faster than it is purged.
+PURGE_REST: Final = 5.0
 #: Seconds after the database failed: at first, and at most.
 FIRST_BACKOFF: Final = 0.2
 LONGEST_BACKOFF: Final = 2.0
 #: Seconds between two looks at rows that an older transaction hides; at most, and less
 #: if ``poll_interval`` is: its end wakes nobody.
 LONGEST_HIDDEN_PAUSE: Final = 2.0
+#: The rest after a look at the whole table that found nothing, in times what the look
+#: took, and at most so many seconds: a long backlog that cannot be claimed yet
+#: must not keep relay and database busy.
+ROUND_REST: Final = 5.0
+LONGEST_REST: Final = 30.0
 #: Bytes of payload held beyond which no more rows are claimed.
 MOST_PAYLOAD: Final = 64 * 2**20
+
+
+@attrs.define
+class Round:
+    """
+    One look at the whole table, in as many claims as it takes.
+
+    Attributes:
+        began: when.
+        quiet: whether nothing was held at its begin, and nothing that is due was found.
+        found: whether rows were claimed.
+        hides: whether rows were hidden by an older transaction.
+        due_at: when the earliest row that waits is due.
+    """
+
+    began: float
+    quiet: bool = False
+    found: bool = False
+    hides: bool = False
+    due_at: float = float("inf")
 
 
 class Claimer:
@@ -58,6 +87,7 @@ class Claimer:
         trouble: Trouble,
         settings: Settings,
         ended: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -67,29 +97,32 @@ class Claimer:
         self._trouble = trouble
         self._settings = settings
         self._ended = ended
+        self._clock = clock
         self._scan_from = 0
         self._pause = FIRST_PAUSE
         # Of its own: the end of an old transaction wakes nobody, and rows that are hidden
         # for a moment only must not wait for the long pause of a quiet table.
         self._hidden_pause = FIRST_PAUSE
         self._hidden = HiddenRows(store, settings.name)
-        self._round_hides = False
+        # The newest row that was ever claimed.
+        self._newest = 0
         # Bytes of payload in a row, as of the last claims.
         self._row_size = 0.0
         self._backoff = FIRST_BACKOFF
-        self._purge_at = time.monotonic()
+        self._purge_at = float("inf") if settings.purge_after is None else clock()
         self._nudged = False
         self._wants_room = False
         self._went_back = False
         self._connected: bool | None = None
         # Aggregates were left out of the last claim, as of this count of closed ones.
         self._left_out: int | None = None
+        # The count of closed ones at the last claim.
+        self._closed = 0
         #: Scans of the whole table that were begun.
         self.rounds = 0
         #: The latest of them which found nothing that is due, and nothing was held.
         self.quiet_round = 0
-        self._round_is_quiet = False
-        self._round_began = 0.0
+        self._round = Round(clock())
 
     def nudge(self) -> None:
         """Make the claim thread look at once."""
@@ -139,10 +172,10 @@ class Claimer:
             if self._held.held:
                 self._rest(FIRST_PAUSE)
             return
-        self._rest(self._idle_pause(claim), listen=self._listen_for(claim))
+        self._rest(self._idle_pause(), listen=self._listen_for())
         longest = self._settings.poll_interval
         self._pause = min(longest, self._pause * 2)
-        if claim.hidden:
+        if self._round.hides:
             self._hidden_pause = min(
                 longest, LONGEST_HIDDEN_PAUSE, self._hidden_pause * 2
             )
@@ -206,12 +239,12 @@ class Claimer:
             scan_from = min(scan_from, max(0, resume))
         elif not scan_from:
             self.rounds += 1
-            self._round_began = time.monotonic()
-            self._round_is_quiet = not self._held.held
+            self._round = Round(self._clock(), quiet=not self._held.held)
         closed = self._held.closed
         aggregates: tuple[str, ...] = ()
         if settings.ordering == "aggregate":
             aggregates = self._held.aggregates()
+        self._closed = closed
         self._left_out = closed if aggregates else None
         lease = Lease(uuid.uuid4().hex, time.monotonic() + settings.lease)
         claim = self._store.claim(
@@ -229,59 +262,83 @@ class Claimer:
             self._row_size = max(size, self._row_size * 0.9)
         elif self._breaker.is_open:
             self._breaker.give_back_probe()
-        if claim.records or claim.hidden:
-            self._round_is_quiet = False
+        self._note(claim)
         if not back:
             self._scan_from = claim.scanned_to
-            if not claim.scanned_to and self._round_is_quiet:
+            if not claim.scanned_to and self._round.quiet:
                 self.quiet_round = self.rounds
                 self._held.wake()
         return claim
 
-    def _look_for_hidden(self, claim: Claim) -> None:
-        self._round_hides = self._round_hides or claim.hidden
+    def _note(self, claim: Claim) -> None:
+        this = self._round
         if claim.records:
+            this.found = True
+        if claim.hidden:
+            this.hides = True
+        if claim.records or claim.hidden:
+            this.quiet = False
+        if claim.next_due is not None:
+            this.due_at = min(this.due_at, self._clock() + claim.next_due)
+
+    def _look_for_hidden(self, claim: Claim) -> None:
+        newest = claim.records[-1].position if claim.records else 0
+        if newest > self._newest:
+            # While rows flow, the newest are hidden for a moment, and that is no news.
+            # Older rows that are tried again do not show that anything flows.
+            self._newest = newest
             self._hidden.gone()
         if claim.records or not claim.hidden:
             self._hidden_pause = FIRST_PAUSE
         if self._scan_from:
             return
         # The whole table was seen.
-        if not self._round_hides:
-            self._hidden.gone()
-        elif not claim.records:
+        if self._round.hides:
             self._hidden.seen()
-        self._round_hides = False
+        else:
+            self._hidden.gone()
 
     def _purge(self) -> None:
         settings = self._settings
-        if settings.purge_after is None or time.monotonic() < self._purge_at:
+        began = self._clock()
+        if settings.purge_after is None or began < self._purge_at:
             return
         limit = settings.purge_batch
         # Set before, so that a failing purge is not what the relay is busy with.
-        self._purge_at = time.monotonic() + PURGE_INTERVAL
+        self._purge_at = began + PURGE_INTERVAL
         if self._store.purge(older_than=settings.purge_after, limit=limit) >= limit:
-            self._purge_at = time.monotonic() + PURGE_PAUSE
+            now = self._clock()
+            self._purge_at = now + PURGE_REST * (now - began)
 
     # -- sleeping ---------------------------------------------------------------------
 
-    def _idle_pause(self, claim: Claim) -> float:
+    def _idle_pause(self) -> float:
         """Return how long to sleep if nobody wakes us."""
-        if claim.hidden:
+        if self._round.hides:
             return max(2 * FIRST_PAUSE, self._hidden_pause)
-        # A long backlog that cannot be claimed now must not keep a database busy.
-        took = time.monotonic() - self._round_began
-        pause = max(self._pause, min(took, self._settings.poll_interval))
-        return pause if claim.next_due is None else min(pause, _soon(claim.next_due))
+        return self._not_past_due(max(self._pause, self._round_rest()))
 
-    def _listen_for(self, claim: Claim) -> float:
+    def _listen_for(self) -> float:
         """Return how long to sleep if commits wake us; 0 for not to rely on that."""
-        if claim.hidden:
+        if self._round.hides:
             return 0.0  # the end of an old transaction sends no notification
-        longest = self._settings.poll_interval
-        return (
-            longest if claim.next_due is None else min(longest, _soon(claim.next_due))
-        )
+        longest = max(self._settings.poll_interval, self._round_rest())
+        return self._not_past_due(longest)
+
+    def _took(self) -> float:
+        return self._clock() - self._round.began
+
+    def _round_rest(self) -> float:
+        """Return how long to spare the database; a notification or nudge ends it."""
+        if self._round.found:
+            return min(self._took(), self._settings.poll_interval)
+        return min(ROUND_REST * self._took(), LONGEST_REST)
+
+    def _not_past_due(self, pause: float) -> float:
+        """Return *pause*, or less if something is due before; not less than a look."""
+        due_at = min(self._round.due_at, self._purge_at)
+        left = max(0.001, due_at - self._clock())
+        return min(pause, max(left, min(self._took(), LONGEST_REST)))
 
     def _rest(self, seconds: float, *, listen: float = 0.0) -> None:
         held = self._held
@@ -289,7 +346,12 @@ class Claimer:
         if held.held:
             longest = FIRST_PAUSE if held.has_ready else MAINTENANCE
             deadline = Deadline.after(min(seconds, longest))
-        elif listen and not self._nudged and not self._ended():  # noqa: SIM102 - it waits
+        elif listen and not self._nudged and not self._ended():
+            with held.lock:
+                # What was settled since the claim looked may have later rows, or is to
+                # be tried again; no commit tells of these.
+                if self._closed != held.closed:
+                    return
             if self._store.wait(Deadline.after(listen)):
                 return
         held.wait(self._has_to_look, deadline)
@@ -303,7 +365,3 @@ class Claimer:
             return not self._is_full() and not self._breaker.is_open
         # An aggregate that was left out is free again: it may have more rows.
         return self._left_out is not None and self._left_out != self._held.closed
-
-
-def _soon(seconds: float) -> float:
-    return max(0.001, seconds)

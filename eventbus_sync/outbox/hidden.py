@@ -16,10 +16,10 @@ NEXT_LINE: Final = 60.0
 
 class HiddenRows:
     """
-    Logs which transaction rows wait for, as long as no claim finds any.
+    Logs which transaction rows wait for, as long as no claim finds new ones.
 
-    While there is traffic, the newest rows are always hidden for a moment; that nothing
-    was claimed for seconds tells a transaction that somebody forgot.
+    While there is traffic, the newest rows are always hidden for a moment; that no new
+    row was claimed for seconds tells a transaction that somebody forgot.
 
     Args:
         store: who knows what blocks.
@@ -39,12 +39,12 @@ class HiddenRows:
         self._say_at: float | None = None
 
     def gone(self) -> None:
-        """Note that rows were claimed, or that none is hidden."""
+        """Note that new rows were claimed, or that the whole table hides none."""
         self._say_at = None
 
     def seen(self) -> None:
         """
-        Note that nothing could be claimed and rows are hidden; log it now and then.
+        Note that the whole table was seen and hides rows; log it now and then.
 
         Raises:
             StoreFailed: the database could not be asked.

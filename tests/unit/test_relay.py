@@ -621,14 +621,12 @@ def test_probes_come_at_growing_pauses_and_at_once_when_the_connection_is_back()
 # -- purge -----------------------------------------------------------------------------
 
 
-def test_published_rows_are_purged_in_batches(
-    store: MemoryStore, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eventbus_sync.outbox.claiming.PURGE_PAUSE", 0.05)
+def test_published_rows_are_purged_in_batches(store: MemoryStore, make: Make) -> None:
     store.add("t", *events(30, "a"))
     assert make(purge_after=None).drain(SLACK)
     assert "purge" not in store.calls
-    relay = make(purge_after=0.0, purge_batch=20)
+    # The second batch waits for no poll.
+    relay = make(purge_after=0.0, purge_batch=20, poll_interval=600.0)
     relay.start()
     eventually(lambda: len(store.rows_by_id) == 0, SLACK)
     assert 2 <= store.calls.count("purge") <= 4
