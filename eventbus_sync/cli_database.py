@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from eventbus_sync.errors import ConfigError, EventBusError, StoreFailed
+from eventbus_sync.errors import ConfigError, EventBusError, OutboxError, StoreFailed
 
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def answered(
         except StoreFailed as error:
             complain(parser, error, "Is the database up, and are host and login right?")
             return NO_DATABASE
-        except EventBusError as error:  # BusClosed among them: no traceback
+        except (ConfigError, OutboxError) as error:
             complain(parser, error)
             return USAGE
 

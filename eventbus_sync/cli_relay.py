@@ -67,10 +67,8 @@ signals:
 exit codes:
   0    stopped by a signal; or --once, and all that was due is published
   1    --once, and rows are dead, or were refused and wait for another attempt,
-       or are due but leased (a killed relay's come back when its lease ends),
-       or no broker was reached; or stopped by a signal while outcomes were
-       missing: those rows stay leased until their lease ends
-  2    wrong arguments, a table that does not fit, or the bus ended
+       or no broker was reached
+  2    wrong arguments, or a table that does not fit
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
 """
@@ -120,35 +118,6 @@ def add_relay(
         help="whether a dead row holds its aggregate: hold",
     )
     parser.add_argument(
-        "--max-attempts",
-        type=int,
-        default=20,
-        metavar="N",
-        help="after so many refusals a row is dead: 20",
-    )
-    parser.add_argument(
-        "--max-age",
-        type=float,
-        default=7 * 86400.0,
-        metavar="SECONDS",
-        help="for so long an event may fail before its row is dead: 604800",
-    )
-    parser.add_argument(
-        "--poll-interval",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="the longest pause between two looks where nothing notifies: 1",
-    )
-    purge = parser.add_mutually_exclusive_group()
-    purge.add_argument(
-        "--purge-after",
-        type=float,
-        default=7 * 86400.0,
-        metavar="SECONDS",
-        help="published rows are deleted after so long: 604800",
-    )
-    purge.add_argument(
         "--no-purge", action="store_true", help="keep published rows for ever"
     )
     parser.add_argument(
@@ -164,10 +133,7 @@ def _relay(
     arguments: argparse.Namespace,
     outbox: "SqlAlchemyOutbox",
 ) -> int:
-    from eventbus_sync.outbox import (  # noqa: PLC0415 - --help needs nothing
-        OutboxRelay,
-        RetryPolicy,
-    )
+    from eventbus_sync.outbox import OutboxRelay  # noqa: PLC0415 - --help needs nothing
 
     _log_to(sys.stderr)
     with _bus(arguments.bus) as bus:
@@ -178,11 +144,7 @@ def _relay(
             lease=arguments.lease,
             ordering=arguments.ordering,
             on_dead=arguments.on_dead,
-            retry=RetryPolicy(
-                max_attempts=arguments.max_attempts, max_age=arguments.max_age
-            ),
-            poll_interval=arguments.poll_interval,
-            purge_after=None if arguments.no_purge else arguments.purge_after,
+            purge_after=None if arguments.no_purge else 7 * 86400.0,
         )
         outbox.check_schema()  # fails now rather than later: unreachable, or another's
         with _signals() as asked:
@@ -194,7 +156,6 @@ def _relay(
             status = Status(sys.stderr, relay, outbox)
             relay.start()
             drained = at_once = False
-            settled = True
             try:
                 status.say("relaying; SIGTERM or Ctrl-C ends it")
                 drained = _until(relay, asked, status, once=arguments.once)
@@ -203,25 +164,20 @@ def _relay(
                 at_once = True  # a second signal
                 raise
             finally:
-                settled = relay.stop(0.0 if at_once else None)
+                relay.stop(0.0 if at_once else None)
             stats = relay.stats()
             status.say(_summary(stats))
     outbox.close()
     if stats.state == "failed":
         raise BusClosed
-    if not settled:
-        return NOTHING
     if not arguments.once or asked:
         return DONE
     return DONE if drained and not _left(outbox) else NOTHING
 
 
 def _left(outbox: "SqlAlchemyOutbox") -> bool:
-    """Whether rows are dead, failed and wait, or are due and leased by others."""
-    stats = outbox.stats(settled=False)
-    # This relay has given its own rows back: what is leased is another one's, perhaps of
-    # one that was killed.
-    if stats.dead or stats.leased:
+    """Whether rows are dead, or were tried and wait for another attempt."""
+    if outbox.stats(settled=False).dead:
         return True
     from sqlalchemy import select  # noqa: PLC0415 - it is installed, see opened
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
