@@ -224,7 +224,7 @@ class StoreMachine(RuleBasedStateMachine):
                 row.attempts, row.waits = 0, False
                 expected.append(row.event_id)
                 if any(
-                    other.state is RowState.PUBLISHED
+                    (other.state is RowState.PUBLISHED or other.stands)
                     and other.aggregate == row.aggregate
                     and other.position > row.position
                     for other in self.rows.values()
