@@ -20,7 +20,7 @@ from eventbus_sync import Envelope, EnvelopeError
 from eventbus_sync.envelope.headers import check_extra_headers
 from eventbus_sync.errors import AutocommitRefused, DuplicateKey, SchemaMismatch
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-from eventbus_sync.outbox.record import OutboxRecord
+from eventbus_sync.outbox.publishing import envelope_of
 
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "envelope.jsonl"
@@ -29,21 +29,6 @@ VECTORS = Path(__file__).parent.parent / "vectors" / "envelope.jsonl"
 def count(outbox: SqlAlchemyOutbox) -> int:
     with outbox.engine.connect() as connection:
         return connection.scalar(select(func.count()).select_from(outbox.table)) or 0
-
-
-def rebuilt(record: OutboxRecord) -> Envelope:
-    """What a relay makes of a record."""
-    return Envelope(
-        record.aggregate_id,
-        record.event_type,
-        record.event_version,
-        record.payload,
-        event_id=record.event_id,
-        timestamp=record.timestamp,
-        trace_id=record.trace_id,
-        correlation_id=record.correlation_id,
-        tenant_id=record.tenant_id,
-    )
 
 
 class WriteConformance:
@@ -111,7 +96,7 @@ class WriteConformance:
             assert outbox.add(connection, "t", envelope) == envelope.event_id
         record = take(outbox).records[0]
         assert record.payload == envelope.payload
-        assert rebuilt(record).to_bytes() == envelope.to_bytes() == line
+        assert envelope_of(record).to_bytes() == envelope.to_bytes() == line
         assert outbox.rows()[0].event_type == envelope.event_type
 
     def test_hard_texts_and_numbers_survive(self, outbox: SqlAlchemyOutbox) -> None:
@@ -130,7 +115,7 @@ class WriteConformance:
         with outbox.engine.begin() as connection:
             outbox.add(connection, hard, envelope, headers={"h": "é\x01😀"})
         record = take(outbox).records[0]
-        assert rebuilt(record) == envelope
+        assert envelope_of(record) == envelope
         assert (record.topic, dict(record.headers)) == (hard, {"h": "é\x01😀"})
 
     def test_ids_that_differ_in_case_are_different(

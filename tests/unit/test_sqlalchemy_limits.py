@@ -14,17 +14,20 @@ from sqlalchemy.orm import DeclarativeBase, declarative_base
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 from support.databases import an_engine, an_outbox
+from support.eventually import eventually
 from support.outbox_rows import (
     aggregates,
     an_event,
+    let_time_pass,
     published,
     released,
     statements,
     take,
     write,
 )
+from support.patience import SLACK
 
-from eventbus_sync import Envelope, EnvelopeError, MemoryConfig
+from eventbus_sync import EnvelopeError, MemoryConfig
 from eventbus_sync.errors import AutocommitRefused, ConfigError, DuplicateKey
 from eventbus_sync.integrations.sqlalchemy import (
     OutboxMixin,
@@ -36,6 +39,7 @@ from eventbus_sync.integrations.sqlalchemy.choose import LARGEST_CLAIM, window_s
 from eventbus_sync.integrations.sqlalchemy.database import may_be_of_schema
 from eventbus_sync.integrations.sqlalchemy.texts import from_column, to_show
 from eventbus_sync.outbox import OutboxRelay
+from eventbus_sync.outbox.publishing import envelope_of
 from eventbus_sync.outbox.record import Change, Mark, OutboxRecord, RowState
 from eventbus_sync.testing import MemoryBus
 
@@ -220,8 +224,8 @@ def test_marks_of_more_leases_than_an_expression_may_be_deep(
 
 def test_two_leases_of_one_row_in_a_batch(sqlite_outbox: SqlAlchemyOutbox) -> None:
     write(sqlite_outbox, "a")
-    late = take(sqlite_outbox, seconds=0.01).records[0]
-    time.sleep(0.05)
+    late = take(sqlite_outbox, seconds=10).records[0]
+    let_time_pass(sqlite_outbox, 20)
     mine = take(sqlite_outbox).records[0]
     for turned in (False, True):
         marks = [
@@ -295,20 +299,6 @@ def test_one_parameter_for_each_row_is_too_many(
 # -- rows that somebody damaged --------------------------------------------------------
 
 NOT_UTF8 = "CAST(x'ff' AS TEXT)"
-
-
-def envelope_of(record: OutboxRecord) -> Envelope:
-    return Envelope(
-        record.aggregate_id,
-        record.event_type,
-        record.event_version,
-        record.payload,
-        event_id=record.event_id,
-        timestamp=record.timestamp,
-        trace_id=record.trace_id,
-        correlation_id=record.correlation_id,
-        tenant_id=record.tenant_id,
-    )
 
 
 @pytest.mark.parametrize(
@@ -404,9 +394,7 @@ def test_a_relay_buries_damaged_rows_and_goes_on(
     with MemoryBus(settings) as bus:
         relay = OutboxRelay(outbox, bus, lease=8.0)
         relay.start()
-        until = time.monotonic() + 20
-        while outbox.stats().pending and time.monotonic() < until:
-            time.sleep(0.05)
+        eventually(lambda: not outbox.stats().pending, SLACK)
         assert relay.stop(10)
         sent = [message.event_id for message in bus.broker.messages("orders")]
     states = [row.state for row in outbox.rows()]

@@ -4,7 +4,7 @@ import pickle
 import threading
 import time
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -13,11 +13,12 @@ import pytest
 from support.eventually import eventually
 from support.patience import SLACK
 from support.relay_store import DatabaseAway, MemoryStore
+from support.relays import QUICK, Make, events, run_of
 
-from eventbus_sync import BusClosed, Envelope, MemoryConfig
+from eventbus_sync import BusClosed
 from eventbus_sync._threads import spawn
 from eventbus_sync.errors import StartFailed
-from eventbus_sync.outbox import OutboxRelay, ResultConsumer, RetryPolicy
+from eventbus_sync.outbox import ResultConsumer
 from eventbus_sync.outbox import running as running_module
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
@@ -29,52 +30,6 @@ from eventbus_sync.outbox.running import Run
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import Outcome
 from eventbus_sync.testing import MemoryBus
-
-
-QUICK = RetryPolicy(backoff=0.02, max_backoff=0.05)
-
-Make = Callable[..., OutboxRelay]
-
-
-def events(count: int, aggregate: str = "a") -> list[Envelope]:
-    return [
-        Envelope(aggregate, "E", 1, n, event_id=f"{aggregate}-{n}")
-        for n in range(count)
-    ]
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def bus() -> Iterator[MemoryBus]:
-    with MemoryBus(MemoryConfig(delivery_timeout=1.0, close_timeout=0)) as bus:
-        yield bus
-
-
-@pytest.fixture
-def make(store: MemoryStore, bus: MemoryBus) -> Iterator[Make]:
-    """Make relays that end with the test."""
-    made: list[OutboxRelay] = []
-
-    def make(**settings: Any) -> OutboxRelay:
-        settings = {"name": "eventbus-relay", "lease": 6.0, "retry": QUICK, **settings}
-        relay = OutboxRelay(store, bus, **settings)
-        made.append(relay)
-        return relay
-
-    yield make
-    bus.broker.clear()
-    for relay in made:
-        relay.stop(5)
-
-
-def run_of(relay: OutboxRelay) -> Run:
-    run = relay._run
-    assert run is not None
-    return run
 
 
 # -- rows held -------------------------------------------------------------------------

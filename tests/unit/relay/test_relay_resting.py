@@ -1,6 +1,5 @@
 """When the claim thread looks, purges and rests: on a clock of the test's own."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -10,7 +9,7 @@ from support.eventually import eventually
 from support.patience import SLACK
 from support.relay_store import MemoryStore
 
-from eventbus_sync import Envelope, MemoryConfig
+from eventbus_sync import Envelope
 from eventbus_sync._threads import Deadline
 from eventbus_sync.errors import BrokerFull
 from eventbus_sync.outbox import OutboxRelay, RetryPolicy
@@ -23,12 +22,6 @@ from eventbus_sync.outbox.record import Claim, OutboxRecord, RowState
 from eventbus_sync.outbox.settings import Settings
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
-
-
-@pytest.fixture
-def bus() -> Iterator[MemoryBus]:
-    with MemoryBus(MemoryConfig(delivery_timeout=1.0, close_timeout=0)) as bus:
-        yield bus
 
 
 class Scripted(MemoryStore):

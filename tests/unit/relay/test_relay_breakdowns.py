@@ -5,7 +5,7 @@ import os
 import threading
 import time
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ import pytest
 from support.eventually import eventually
 from support.patience import SLACK, let_pass
 from support.relay_store import MemoryStore
+from support.relays import QUICK, Make, events, run_of
 
-from eventbus_sync import Envelope, MemoryConfig
+from eventbus_sync import Envelope
 from eventbus_sync.errors import BrokerFull, ConfigError, StoreFailed
 from eventbus_sync.outbox import (
     OutboxRelay,
@@ -32,54 +33,8 @@ from eventbus_sync.outbox.lines import Counts, Lease
 from eventbus_sync.outbox.mark_queue import MarkQueue
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Change, Claim, Mark, OutboxRecord, RowState
-from eventbus_sync.outbox.running import Run
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
-
-
-QUICK = RetryPolicy(backoff=0.02, max_backoff=0.05)
-
-Make = Callable[..., OutboxRelay]
-
-
-def events(count: int, aggregate: str = "a") -> list[Envelope]:
-    return [
-        Envelope(aggregate, "E", 1, n, event_id=f"{aggregate}-{n}")
-        for n in range(count)
-    ]
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def bus() -> Iterator[MemoryBus]:
-    with MemoryBus(MemoryConfig(delivery_timeout=1.0, close_timeout=0)) as bus:
-        yield bus
-
-
-@pytest.fixture
-def make(store: MemoryStore, bus: MemoryBus) -> Iterator[Make]:
-    made: list[OutboxRelay] = []
-
-    def make(**settings: Any) -> OutboxRelay:
-        settings = {"name": "eventbus-relay", "lease": 6.0, "retry": QUICK, **settings}
-        relay = OutboxRelay(store, bus, **settings)
-        made.append(relay)
-        return relay
-
-    yield make
-    bus.broker.clear()
-    for relay in made:
-        relay.stop(5)
-
-
-def run_of(relay: OutboxRelay) -> Run:
-    run = relay._run
-    assert run is not None
-    return run
 
 
 # -- marks -----------------------------------------------------------------------------

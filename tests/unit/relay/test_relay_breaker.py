@@ -1,7 +1,5 @@
 """The breaker after an outage on a quiet outbox: nobody waits for a long pause."""
 
-from collections.abc import Iterator
-
 import attrs
 import pytest
 
@@ -9,17 +7,11 @@ from support.eventually import eventually
 from support.patience import SLACK
 from support.relay_store import MemoryStore
 
-from eventbus_sync import Envelope, MemoryConfig
+from eventbus_sync import Envelope
 from eventbus_sync.outbox import OutboxRelay
 from eventbus_sync.outbox.breaker import FIRST_PAUSE, Breaker
 from eventbus_sync.outbox.record import RowState
 from eventbus_sync.testing import MemoryBus
-
-
-@pytest.fixture
-def bus() -> Iterator[MemoryBus]:
-    with MemoryBus(MemoryConfig(delivery_timeout=1.0, close_timeout=0)) as bus:
-        yield bus
 
 
 def test_what_a_lost_connection_opened_its_return_closes() -> None:

@@ -4,7 +4,6 @@ import math
 import threading
 import time
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from support.eventually import eventually
 from support.patience import SLACK, let_pass
 from support.relay_store import DatabaseAway, MemoryStore
+from support.relays import QUICK, Make, events
 
 from eventbus_sync import BusClosed, ConfigError, Envelope, MemoryConfig, NatsConfig
 from eventbus_sync.bus import EventBus
@@ -31,51 +31,8 @@ from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
 
 
-QUICK = RetryPolicy(backoff=0.02, max_backoff=0.05)
-
-
-def events(count: int, aggregate: str = "a", *, first: int = 0) -> list[Envelope]:
-    return [
-        Envelope(aggregate, "E", 1, {"n": n}, event_id=f"{aggregate}-{n}")
-        for n in range(first, first + count)
-    ]
-
-
 def stored(bus: MemoryBus, topic: str = "t") -> list[str]:
     return [message.event_id for message in bus.broker.messages(topic)]
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def bus() -> Iterator[MemoryBus]:
-    with MemoryBus(MemoryConfig(delivery_timeout=1.0, close_timeout=0)) as bus:
-        yield bus
-
-
-Make = Callable[..., OutboxRelay]
-
-
-@pytest.fixture
-def make(store: MemoryStore, bus: MemoryBus) -> Iterator[Make]:
-    """Make relays that end with the test."""
-    made: list[OutboxRelay] = []
-
-    def make(**settings: Any) -> OutboxRelay:
-        settings.setdefault("name", "eventbus-relay")
-        settings.setdefault("lease", 6.0)
-        settings.setdefault("retry", QUICK)
-        relay = OutboxRelay(settings.pop("store", store), bus, **settings)
-        made.append(relay)
-        return relay
-
-    yield make
-    bus.broker.clear()
-    for relay in made:
-        relay.stop(5)
 
 
 # -- the way of a row ------------------------------------------------------------------
