@@ -66,8 +66,9 @@ signals:
 
 exit codes:
   0    stopped by a signal; or --once, and all that was due is published
-  1    --once, and rows are dead, or were refused and wait for another attempt,
-       or no broker was reached
+  1    --once, and rows are left: dead ones, ones that were tried and wait for
+       another attempt, ones that another relay has, at work or killed; or no
+       broker was reached
   2    wrong arguments, or a table that does not fit
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
@@ -176,18 +177,22 @@ def _relay(
 
 
 def _left(outbox: "SqlAlchemyOutbox") -> bool:
-    """Whether rows are dead, or were tried and wait for another attempt."""
+    """Whether there are rows that had to be published, and were not."""
     if outbox.stats(settled=False).dead:
         return True
-    from sqlalchemy import select  # noqa: PLC0415 - it is installed, see opened
+    from sqlalchemy import or_, select  # noqa: PLC0415 - it is installed, see opened
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
 
     c = outbox.table.c
-    # Not the rows that wait for their not_before: nobody tried them.
-    failing = select(c.position).where(c.state == "pending", c.error.is_not(None))
+    # Not the rows that wait for their not_before: nobody tried them. A lease may be
+    # that of a relay which is at work, or was killed: nobody can tell these apart. One
+    # that has ended by now held its row while we looked for work.
+    left = select(c.position).where(
+        c.state == "pending", or_(c.error.is_not(None), c.lease.is_not(None))
+    )
     try:
         with outbox.engine.connect() as connection:
-            return connection.scalar(failing.limit(1)) is not None
+            return connection.scalar(left.limit(1)) is not None
     except DBAPIError as error:
         msg = f"the outbox's database failed: {error.orig}"
         raise StoreFailed(msg) from error

@@ -17,6 +17,7 @@ import pytest
 
 from sqlalchemy import create_engine, text
 from support.eventually import eventually
+from support.outbox_rows import expire, take
 
 from eventbus_sync import (
     Envelope,
@@ -370,6 +371,36 @@ def test_a_relay_whose_bus_was_closed_says_so(
     assert "relaying;" in said
     assert "relay: The bus is closed" in said.splitlines()[-1]
     assert outbox.stats().leased == 0
+
+
+@pytest.fixture
+def memory_bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBus]:
+    """What the relay command takes for its bus, whatever --bus says."""
+    with MemoryBus(MemoryConfig(delivery_timeout=1, close_timeout=0)) as bus:
+
+        @contextlib.contextmanager
+        def our_bus(_: object) -> Iterator[MemoryBus]:
+            yield bus
+
+        monkeypatch.setattr(cli_relay, "_bus", our_bus)
+        monkeypatch.setattr(cli_relay, "_BROKER", 0.1)
+        yield bus
+
+
+def test_once_says_by_its_code_that_another_relay_has_rows(
+    url: str, outbox: SqlAlchemyOutbox, memory_bus: MemoryBus
+) -> None:
+    """Perhaps it was killed: what is leased is due, and nobody published it."""
+    once = ["relay", "--db", url, "--bus", "ours", "--once"]
+    add(outbox, "a-1", "b-1", "c-1")
+    assert len(take(outbox, limit=1).records) == 1
+    assert cli.main(once) == 1
+    assert outbox.stats().published == 2
+    # Its lease ends just after the relay has looked for work.
+    expire(outbox)
+    assert cli_relay._left(outbox)
+    assert cli.main(once) == 0
+    assert outbox.stats().published == 3
 
 
 class Relay:
