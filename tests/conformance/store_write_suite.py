@@ -205,6 +205,41 @@ class WriteConformance:
             outbox.add_many(connection, "t", [an_event(), envelope])
         assert count(outbox) == 2
 
+    def test_add_many_adds_all_or_none(self, outbox: SqlAlchemyOutbox) -> None:
+        twice = an_event()
+        many = [an_event() for _ in range(1500)]
+        with outbox.engine.begin() as connection:
+            outbox.add(connection, "t", an_event("before"))
+            for wrong in ([*many, twice, twice], [twice, *many, twice]):
+                with pytest.raises(DuplicateKey):
+                    outbox.add_many(connection, "t", wrong)
+            outbox.add(connection, "t", an_event("after"))  # it can go on
+        assert [row.aggregate_id for row in outbox.rows()] == ["before", "after"]
+        with outbox.engine.connect() as connection:
+            with pytest.raises(DuplicateKey):  # as the first thing of a transaction
+                outbox.add_many(connection, "t", [*many, twice, twice])
+            outbox.add_many(connection, "t", many)
+            connection.rollback()
+        assert count(outbox) == 2
+
+    def test_what_a_savepoint_brought_goes_with_its_transaction(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        with Session(outbox.engine) as session:
+            with session.begin_nested():  # the first thing of the transaction
+                outbox.add(session, "t", an_event())
+            session.rollback()
+            with session.begin_nested():
+                outbox.add_many(session, "t", [an_event(), an_event()])
+            session.rollback()
+            with session.begin_nested() as savepoint:
+                outbox.add(session, "t", an_event("gone"))
+                savepoint.rollback()
+            with session.begin_nested():
+                outbox.add(session, "t", an_event("stays"))
+            session.commit()
+        assert [row.aggregate_id for row in outbox.rows()] == ["stays"]
+
     def test_an_idempotency_key_adds_once_until_the_purge(
         self, outbox: SqlAlchemyOutbox
     ) -> None:

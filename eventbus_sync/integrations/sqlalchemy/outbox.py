@@ -28,7 +28,11 @@ from eventbus_sync.integrations.sqlalchemy import (
 from eventbus_sync.integrations.sqlalchemy import (
     writing as _writing,
 )
-from eventbus_sync.integrations.sqlalchemy.database import Database, may_be_of_schema
+from eventbus_sync.integrations.sqlalchemy.database import (
+    Database,
+    begins_before_savepoints,
+    may_be_of_schema,
+)
 from eventbus_sync.integrations.sqlalchemy.listen import Listener
 from eventbus_sync.integrations.sqlalchemy.table import DEFAULT_NAME, outbox_table
 from eventbus_sync.integrations.sqlalchemy.writing import Transactional
@@ -51,6 +55,10 @@ class SqlAlchemyOutbox:
     The outbox in a table of your database.
 
     Constructing does no I/O. Everything may be called from any thread.
+
+    On SQLite *engine* gets an event listener that sends BEGIN before a savepoint with
+    which a transaction begins: the driver does not, and what was added inside would
+    survive a rollback of the transaction.
 
     On SQLite a relay needs a connection of its own: with a ``StaticPool`` or a
     ``SingletonThreadPool`` (``sqlite://``) only ``add`` and ``add_many`` work, and the
@@ -98,6 +106,7 @@ class SqlAlchemyOutbox:
         self._notifier = _writing.Notifier(table_name) if notify else None
         self._listener = Listener(engine, table_name) if notify else None
         self._checked = False
+        begins_before_savepoints(engine)
 
     def create_all(self) -> None:
         """Create the table and its indexes if the table is not there."""
@@ -161,7 +170,8 @@ class SqlAlchemyOutbox:
         Write several events, in their order, as ``add`` does but in few round trips.
 
         Raises:
-            DuplicateKey: one is there already; then roll the transaction back.
+            DuplicateKey: one is there already. None of them was added, and the
+                transaction can go on.
         """
         rows = [
             _writing.row_of(topic, envelope, not_before, headers, None)
