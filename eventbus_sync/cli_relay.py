@@ -118,8 +118,27 @@ def add_relay(
         default="hold",
         help="whether a dead row holds its aggregate: hold",
     )
-    parser.add_argument(
+    _add_limits(parser)
+    purging = parser.add_mutually_exclusive_group()
+    purging.add_argument(
+        "--purge-after",
+        type=float,
+        default=7 * 86400.0,
+        metavar="SECONDS",
+        help="after that published rows are deleted: 604800, seven days",
+    )
+    purging.add_argument(
         "--no-purge", action="store_true", help="keep published rows for ever"
+    )
+    parser.add_argument(
+        "--no-commit-order",
+        action="store_true",
+        help="do not let rows wait for older open transactions",
+    )
+    parser.add_argument(
+        "--no-notify",
+        action="store_true",
+        help="poll, also where the database could wake the relay",
     )
     parser.add_argument(
         "--once", action="store_true", help="end as soon as nothing is due"
@@ -129,12 +148,40 @@ def add_relay(
     )
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add what says how often and how long: the defaults are those of the relay."""
+    parser.add_argument(
+        "--max-attempts",
+        type=int,
+        default=20,
+        metavar="N",
+        help="after so many refusals a row is dead: 20",
+    )
+    parser.add_argument(
+        "--max-age",
+        type=float,
+        default=7 * 86400.0,
+        metavar="SECONDS",
+        help="after failing for so long a row is dead: 604800, seven days",
+    )
+    parser.add_argument(
+        "--poll-interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="longest pause between two looks where nothing notifies: 1",
+    )
+
+
 def _relay(
     parser: argparse.ArgumentParser,
     arguments: argparse.Namespace,
     outbox: "SqlAlchemyOutbox",
 ) -> int:
-    from eventbus_sync.outbox import OutboxRelay  # noqa: PLC0415 - --help needs nothing
+    from eventbus_sync.outbox import (  # noqa: PLC0415 - --help needs nothing
+        OutboxRelay,
+        RetryPolicy,
+    )
 
     _log_to(sys.stderr)
     with _bus(arguments.bus) as bus:
@@ -145,7 +192,11 @@ def _relay(
             lease=arguments.lease,
             ordering=arguments.ordering,
             on_dead=arguments.on_dead,
-            purge_after=None if arguments.no_purge else 7 * 86400.0,
+            retry=RetryPolicy(
+                max_attempts=arguments.max_attempts, max_age=arguments.max_age
+            ),
+            poll_interval=arguments.poll_interval,
+            purge_after=None if arguments.no_purge else arguments.purge_after,
         )
         outbox.check_schema()  # fails now rather than later: unreachable, or another's
         with _signals() as asked:
