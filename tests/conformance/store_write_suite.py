@@ -335,6 +335,25 @@ class WriteConformance:
                 with outbox.engine.begin() as connection:
                     connection.execute(sql("DROP TABLE other_outbox"))
 
+    def test_a_missing_index_is_named(self, outbox: SqlAlchemyOutbox) -> None:
+        for index in outbox.table.indexes:
+            columns = [column.name for column in index.columns]
+            index.drop(outbox.engine)
+            with pytest.raises(SchemaMismatch, match=", ".join(columns)) as found:
+                outbox.check_schema()
+            assert found.value.column == columns[0]
+            write(outbox, "a")  # who adds is not kept from it
+            # Another name and one column more.
+            columns.append("attempts")
+            with outbox.engine.begin() as connection:
+                connection.execute(
+                    sql(
+                        f"CREATE INDEX other_{index.name} "
+                        f"ON eventbus_outbox ({', '.join(columns)})"
+                    )
+                )
+            outbox.check_schema()
+
     def test_no_table_is_said(self, outbox: SqlAlchemyOutbox) -> None:
         other = SqlAlchemyOutbox(outbox.engine, table_name="not_there")
         with pytest.raises(SchemaMismatch, match="no table not_there"):

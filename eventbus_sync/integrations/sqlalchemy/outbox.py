@@ -292,10 +292,16 @@ class SqlAlchemyOutbox:
         Compare the table in the database with what is needed.
 
         Raises:
-            SchemaMismatch: it is missing, or a column is not as it must be.
+            SchemaMismatch: it or an index is missing, or a column is not as it must
+                be.
             StoreFailed: the database could not be asked.
         """
-        self._database.run(self._check, writes=False)
+
+        def check(connection: Connection) -> None:
+            self._check(connection)
+            _schema.check_indexes(connection, self.table)
+
+        self._database.run(check, writes=False)
         self._checked = True
 
     def _check(self, connection: Connection) -> None:
