@@ -153,8 +153,7 @@ class SqlAlchemyOutbox:
         except DBAPIError as error:
             self._explain(connection, error)
             raise
-        if self._notifier is not None:
-            self._notifier.tell(connection)
+        self._tell(connection)
         return event_id
 
     def add_many(
@@ -183,8 +182,8 @@ class SqlAlchemyOutbox:
         except DBAPIError as error:
             self._explain(connection, error)
             raise
-        if rows and self._notifier is not None:
-            self._notifier.tell(connection)
+        if rows:
+            self._tell(connection)
         return event_ids
 
     # -- the store: see outbox/store.py ------------------------------------------------
@@ -270,15 +269,23 @@ class SqlAlchemyOutbox:
 
     def requeue(self, event_ids: Collection[str] | None = None) -> Requeued:
         """Make dead rows pending again: those given, or all with None."""
-        return self._run(
-            lambda c: _operate.requeue(c, self._database, self.table, event_ids)
-        )
+
+        def work(connection: Connection) -> Requeued:
+            done = _operate.requeue(connection, self._database, self.table, event_ids)
+            self._tell(connection)
+            return done
+
+        return self._run(work)
 
     def discard(self, event_ids: Collection[str]) -> tuple[str, ...]:
         """Give dead rows up for good, and return which these were."""
-        return self._run(
-            lambda c: _operate.discard(c, self._database, self.table, event_ids)
-        )
+
+        def work(connection: Connection) -> tuple[str, ...]:
+            done = _operate.discard(connection, self._database, self.table, event_ids)
+            self._tell(connection)  # of what the dead row held
+            return done
+
+        return self._run(work)
 
     def close(self) -> None:
         """Let go of what waits for notifications; the engine stays the caller's."""
@@ -303,6 +310,11 @@ class SqlAlchemyOutbox:
 
         self._database.run(check, writes=False)
         self._checked = True
+
+    def _tell(self, connection: Connection) -> None:
+        """Wake relays when the transaction is committed."""
+        if self._notifier is not None:
+            self._notifier.tell(connection)
 
     def _check(self, connection: Connection) -> None:
         in_order = self._database.commit_order
