@@ -68,8 +68,9 @@ exit codes:
   0    stopped by a signal; or --once, and all that was due is published
   1    --once, and rows are left: dead ones, ones that were tried and wait for
        another attempt, ones that another relay has, at work or killed; or no
-       broker was reached
-  2    wrong arguments, or a table that does not fit
+       broker was reached. Or stopped by a signal, but outcomes did not come or
+       could not be marked: these rows come back when their lease ends
+  2    wrong arguments, a table that does not fit, or the bus was closed
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
 """
@@ -207,7 +208,7 @@ def _relay(
                 complain(parser, error, "Trying on.")
             status = Status(sys.stderr, relay, outbox)
             relay.start()
-            drained = at_once = False
+            drained = at_once = settled = False
             try:
                 status.say("relaying; SIGTERM or Ctrl-C ends it")
                 drained = _until(relay, asked, status, once=arguments.once)
@@ -216,14 +217,14 @@ def _relay(
                 at_once = True  # a second signal
                 raise
             finally:
-                relay.stop(0.0 if at_once else None)
+                settled = relay.stop(0.0 if at_once else None)
             stats = relay.stats()
             status.say(_summary(stats))
     outbox.close()
     if stats.state == "failed":
         raise BusClosed
     if not arguments.once or asked:
-        return DONE
+        return DONE if settled else NOTHING
     return DONE if drained and not _left(outbox) else NOTHING
 
 

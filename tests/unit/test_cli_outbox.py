@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -461,6 +462,32 @@ def test_once_says_by_its_code_that_another_relay_has_rows(
     assert cli_relay._left(outbox)
     assert cli.main(once) == 0
     assert outbox.stats().published == 3
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_the_code_after_a_signal_says_whether_all_was_marked(
+    url: str,
+    outbox: SqlAlchemyOutbox,
+    memory_bus: MemoryBus,
+    monkeypatch: pytest.MonkeyPatch,
+    settled: bool,
+) -> None:
+    stop = OutboxRelay.stop
+
+    def stopped(relay: OutboxRelay, timeout: float | None = None) -> bool:
+        return stop(relay, timeout) and settled
+
+    def signals() -> None:
+        eventually(lambda: outbox.stats().published == 1, 20)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(OutboxRelay, "stop", stopped)
+    add(outbox, "a-1")
+    killer = threading.Thread(target=signals, name="eventbus-killer")
+    killer.start()
+    code = cli.main(["relay", "--db", url, "--bus", "ours"])
+    killer.join(20)
+    assert code == (0 if settled else 1)
 
 
 class Relay:
