@@ -11,12 +11,15 @@ import os
 import sys
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus_sync.errors import ConfigError, EventBusError, OutboxError, StoreFailed
 
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 
 #: Exit codes.
@@ -78,6 +81,7 @@ def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
     try:
         url = sqlalchemy.make_url(arguments.db)
         _check_password(arguments.db, given=url.username is not None)
+        _check_file(url, may_be_new=getattr(arguments, "deed", "") == "init")
         engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
     except ConfigError:
         raise
@@ -97,9 +101,29 @@ def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
     sqlalchemy.event.listen(engine, "do_connect", _connect)
     try:
         named = {"table_name": arguments.table} if arguments.table else {}
-        yield SqlAlchemyOutbox(engine, schema=arguments.schema, **named)
+        yield SqlAlchemyOutbox(
+            engine,
+            schema=arguments.schema,
+            # Only the relay can be told these.
+            notify=not getattr(arguments, "no_notify", False),
+            commit_order=not getattr(arguments, "no_commit_order", False),
+            **named,
+        )
     finally:
         engine.dispose()
+
+
+def _check_file(url: "URL", *, may_be_new: bool) -> None:
+    # SQLite would make an empty file of a name with a slip in it. What begins with
+    # file: is a URL of its own.
+    name = url.database or ""
+    ours = url.get_backend_name() == "sqlite" and not name.startswith((":", "file:"))
+    if ours and name and not may_be_new and not Path(name).exists():
+        msg = (
+            f"there is no file {name!r}: look at --db, or make the table there with "
+            "`python -m eventbus_sync outbox init`"
+        )
+        raise ConfigError(msg)
 
 
 def _check_password(text: str, *, given: bool) -> None:

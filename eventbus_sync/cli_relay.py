@@ -66,9 +66,11 @@ signals:
 
 exit codes:
   0    stopped by a signal; or --once, and all that was due is published
-  1    --once, and rows are dead, or were refused and wait for another attempt,
-       or no broker was reached
-  2    wrong arguments, or a table that does not fit
+  1    --once, and rows are left: dead ones, ones that were tried and wait for
+       another attempt, ones that another relay has, at work or killed; or no
+       broker was reached. Or stopped by a signal, but outcomes did not come or
+       could not be marked: these rows come back when their lease ends
+  2    wrong arguments, a table that does not fit, or the bus was closed
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
 """
@@ -117,8 +119,27 @@ def add_relay(
         default="hold",
         help="whether a dead row holds its aggregate: hold",
     )
-    parser.add_argument(
+    _add_limits(parser)
+    purging = parser.add_mutually_exclusive_group()
+    purging.add_argument(
+        "--purge-after",
+        type=float,
+        default=7 * 86400.0,
+        metavar="SECONDS",
+        help="after that published rows are deleted: 604800, seven days",
+    )
+    purging.add_argument(
         "--no-purge", action="store_true", help="keep published rows for ever"
+    )
+    parser.add_argument(
+        "--no-commit-order",
+        action="store_true",
+        help="do not let rows wait for older open transactions",
+    )
+    parser.add_argument(
+        "--no-notify",
+        action="store_true",
+        help="poll, also where the database could wake the relay",
     )
     parser.add_argument(
         "--once", action="store_true", help="end as soon as nothing is due"
@@ -128,12 +149,40 @@ def add_relay(
     )
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add what says how often and how long: the defaults are those of the relay."""
+    parser.add_argument(
+        "--max-attempts",
+        type=int,
+        default=20,
+        metavar="N",
+        help="after so many refusals a row is dead: 20",
+    )
+    parser.add_argument(
+        "--max-age",
+        type=float,
+        default=7 * 86400.0,
+        metavar="SECONDS",
+        help="after failing for so long a row is dead: 604800, seven days",
+    )
+    parser.add_argument(
+        "--poll-interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="longest pause between two looks where nothing notifies: 1",
+    )
+
+
 def _relay(
     parser: argparse.ArgumentParser,
     arguments: argparse.Namespace,
     outbox: "SqlAlchemyOutbox",
 ) -> int:
-    from eventbus_sync.outbox import OutboxRelay  # noqa: PLC0415 - --help needs nothing
+    from eventbus_sync.outbox import (  # noqa: PLC0415 - --help needs nothing
+        OutboxRelay,
+        RetryPolicy,
+    )
 
     _log_to(sys.stderr)
     with _bus(arguments.bus) as bus:
@@ -144,7 +193,11 @@ def _relay(
             lease=arguments.lease,
             ordering=arguments.ordering,
             on_dead=arguments.on_dead,
-            purge_after=None if arguments.no_purge else 7 * 86400.0,
+            retry=RetryPolicy(
+                max_attempts=arguments.max_attempts, max_age=arguments.max_age
+            ),
+            poll_interval=arguments.poll_interval,
+            purge_after=None if arguments.no_purge else arguments.purge_after,
         )
         outbox.check_schema()  # fails now rather than later: unreachable, or another's
         with _signals() as asked:
@@ -155,7 +208,7 @@ def _relay(
                 complain(parser, error, "Trying on.")
             status = Status(sys.stderr, relay, outbox)
             relay.start()
-            drained = at_once = False
+            drained = at_once = settled = False
             try:
                 status.say("relaying; SIGTERM or Ctrl-C ends it")
                 drained = _until(relay, asked, status, once=arguments.once)
@@ -164,30 +217,34 @@ def _relay(
                 at_once = True  # a second signal
                 raise
             finally:
-                relay.stop(0.0 if at_once else None)
+                settled = relay.stop(0.0 if at_once else None)
             stats = relay.stats()
             status.say(_summary(stats))
     outbox.close()
     if stats.state == "failed":
         raise BusClosed
     if not arguments.once or asked:
-        return DONE
+        return DONE if settled else NOTHING
     return DONE if drained and not _left(outbox) else NOTHING
 
 
 def _left(outbox: "SqlAlchemyOutbox") -> bool:
-    """Whether rows are dead, or were tried and wait for another attempt."""
+    """Whether there are rows that had to be published, and were not."""
     if outbox.stats(settled=False).dead:
         return True
-    from sqlalchemy import select  # noqa: PLC0415 - it is installed, see opened
+    from sqlalchemy import or_, select  # noqa: PLC0415 - it is installed, see opened
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
 
     c = outbox.table.c
-    # Not the rows that wait for their not_before: nobody tried them.
-    failing = select(c.position).where(c.state == "pending", c.error.is_not(None))
+    # Not the rows that wait for their not_before: nobody tried them. A lease may be
+    # that of a relay which is at work, or was killed: nobody can tell these apart. One
+    # that has ended by now held its row while we looked for work.
+    left = select(c.position).where(
+        c.state == "pending", or_(c.error.is_not(None), c.lease.is_not(None))
+    )
     try:
         with outbox.engine.connect() as connection:
-            return connection.scalar(failing.limit(1)) is not None
+            return connection.scalar(left.limit(1)) is not None
     except DBAPIError as error:
         msg = f"the outbox's database failed: {error.orig}"
         raise StoreFailed(msg) from error

@@ -8,6 +8,7 @@ from support.outbox_rows import (
     retried,
     set_rows,
     state_of,
+    statements,
     take,
     unreached,
     write,
@@ -35,6 +36,18 @@ class OperateConformance:
             (b.position, 0),
             (c.position, 0),
         ]
+
+    def test_requeue_and_discard_wake_relays(self, outbox: SqlAlchemyOutbox) -> None:
+        """Where a notification can: the rows can go now, or what they held."""
+        write(outbox, "a", "b")
+        a, b = take(outbox).records
+        outbox.mark([buried(a), buried(b)])
+        told = int(outbox.engine.dialect.name == "postgresql")
+        with statements(outbox.engine) as sent:
+            outbox.requeue([a.event_id])
+            assert sum("pg_notify" in one for one in sent) == told
+            outbox.discard([b.event_id])
+            assert sum("pg_notify" in one for one in sent) == 2 * told
 
     def test_requeue_begins_the_age_anew(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a")

@@ -190,6 +190,41 @@ class WriteConformance:
             outbox.add_many(connection, "t", [an_event(), envelope])
         assert count(outbox) == 2
 
+    def test_add_many_adds_all_or_none(self, outbox: SqlAlchemyOutbox) -> None:
+        twice = an_event()
+        many = [an_event() for _ in range(1500)]
+        with outbox.engine.begin() as connection:
+            outbox.add(connection, "t", an_event("before"))
+            for wrong in ([*many, twice, twice], [twice, *many, twice]):
+                with pytest.raises(DuplicateKey):
+                    outbox.add_many(connection, "t", wrong)
+            outbox.add(connection, "t", an_event("after"))  # it can go on
+        assert [row.aggregate_id for row in outbox.rows()] == ["before", "after"]
+        with outbox.engine.connect() as connection:
+            with pytest.raises(DuplicateKey):  # as the first thing of a transaction
+                outbox.add_many(connection, "t", [*many, twice, twice])
+            outbox.add_many(connection, "t", many)
+            connection.rollback()
+        assert count(outbox) == 2
+
+    def test_what_a_savepoint_brought_goes_with_its_transaction(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        with Session(outbox.engine) as session:
+            with session.begin_nested():  # the first thing of the transaction
+                outbox.add(session, "t", an_event())
+            session.rollback()
+            with session.begin_nested():
+                outbox.add_many(session, "t", [an_event(), an_event()])
+            session.rollback()
+            with session.begin_nested() as savepoint:
+                outbox.add(session, "t", an_event("gone"))
+                savepoint.rollback()
+            with session.begin_nested():
+                outbox.add(session, "t", an_event("stays"))
+            session.commit()
+        assert [row.aggregate_id for row in outbox.rows()] == ["stays"]
+
     def test_an_idempotency_key_adds_once_until_the_purge(
         self, outbox: SqlAlchemyOutbox
     ) -> None:
@@ -284,6 +319,25 @@ class WriteConformance:
             finally:
                 with outbox.engine.begin() as connection:
                     connection.execute(sql("DROP TABLE other_outbox"))
+
+    def test_a_missing_index_is_named(self, outbox: SqlAlchemyOutbox) -> None:
+        for index in outbox.table.indexes:
+            columns = [column.name for column in index.columns]
+            index.drop(outbox.engine)
+            with pytest.raises(SchemaMismatch, match=", ".join(columns)) as found:
+                outbox.check_schema()
+            assert found.value.column == columns[0]
+            write(outbox, "a")  # who adds is not kept from it
+            # Another name and one column more.
+            columns.append("attempts")
+            with outbox.engine.begin() as connection:
+                connection.execute(
+                    sql(
+                        f"CREATE INDEX other_{index.name} "
+                        f"ON eventbus_outbox ({', '.join(columns)})"
+                    )
+                )
+            outbox.check_schema()
 
     def test_no_table_is_said(self, outbox: SqlAlchemyOutbox) -> None:
         other = SqlAlchemyOutbox(outbox.engine, table_name="not_there")

@@ -129,6 +129,8 @@ def migrations(stand: Any) -> None:
         engine = create_engine(f"sqlite:///{workshop.folder / file}")
         assert inspect(engine).get_table_names() == ["eventbus_outbox"]
         engine.dispose()
+    # What they do is seen in test_alembic.py.
+    workshop.run("-c", "import alembic_outbox, create_outbox")
 
 
 def without_rows(stand: Any) -> None:

@@ -1,22 +1,25 @@
 """``outbox …`` and ``relay`` on the command line: what they say, refuse and return."""
 
 import contextlib
+import inspect
 import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from sqlalchemy import create_engine, text
 from support.eventually import eventually
+from support.outbox_rows import expire, take
 
 from eventbus_sync import (
     Envelope,
@@ -26,9 +29,9 @@ from eventbus_sync import (
     cli_relay,
     cli_status,
 )
-from eventbus_sync.errors import IllegalTopic
+from eventbus_sync.errors import ConfigError, IllegalTopic
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-from eventbus_sync.outbox import OutboxRelay, RelayStats
+from eventbus_sync.outbox import OutboxRelay, RelayStats, RetryPolicy
 from eventbus_sync.testing import MemoryBus
 
 
@@ -231,7 +234,23 @@ def test_wrong_use_is_2(run: Run, arguments: list[str], complaint: str) -> None:
     assert complaint in err
 
 
-def test_a_table_that_is_not_there_is_2_with_a_next_step(run: Run) -> None:
+@pytest.mark.parametrize("command", ["stats", "list", "purge"])
+def test_no_file_is_made_of_a_slip_in_its_name(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    slip = tmp_path / "tpyo.db"
+    code, _, err = run(command, db=f"sqlite:///{slip}")
+    assert code == 2
+    assert "there is no file" in err
+    assert "tpyo.db" in err
+    assert cli.main(["relay", "--db", f"sqlite:///{slip}", "--bus", "nats://h"]) == 2
+    assert not slip.exists()
+
+
+def test_a_table_that_is_not_there_is_2_with_a_next_step(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "app.db").touch()
     code, _, err = run("stats")
     assert code == 2
     assert "there is no table eventbus_outbox" in err
@@ -302,6 +321,10 @@ def test_the_url_may_stand_in_the_environment(
         (["--bus", "nats://h", "--lease", "24"], "lease=24 .*delivery_timeout=20"),
         (["--bus", "nats://h?delivery_timeout=26"], "lease=30 .*delivery_timeout=26"),
         (["--bus", "nats://h", "--batch-size", "0"], "batch_size"),
+        (["--bus", "nats://h", "--max-attempts", "0"], "max_attempts"),
+        (["--bus", "nats://h", "--max-age", "0"], "max_age"),
+        (["--bus", "nats://h", "--poll-interval", "nan"], "poll_interval"),
+        (["--bus", "nats://h", "--purge-after", "-1"], "purge_after"),
         (["--bus", "nats://h?jetstream=false"], "jetstream=False"),
         (["--bus", f"nats://u:{SECRET}@h:port"], "servers must be like"),
     ],
@@ -317,6 +340,45 @@ def test_a_relay_that_cannot_run_is_2(
     err = capsys.readouterr().err
     assert re.search(complaint, err)
     assert SECRET not in err
+
+
+def settings_of(
+    monkeypatch: pytest.MonkeyPatch, url: str, *options: str
+) -> dict[str, object]:
+    """What the command tells the relay and the outbox."""
+    told: dict[str, object] = {}
+
+    class Told(OutboxRelay):
+        def __init__(self, outbox: SqlAlchemyOutbox, *_: object, **more: Any) -> None:
+            told.update(more, order=outbox._database.commit_order)
+            told.update(notify=outbox._listener is not None)
+            raise ConfigError
+
+    monkeypatch.setattr("eventbus_sync.outbox.OutboxRelay", Told)
+    assert cli.main(["relay", "--db", url, "--bus", "nats://h", *options]) == 2
+    return told
+
+
+def test_the_relay_is_told_what_the_options_say(
+    url: str, outbox: SqlAlchemyOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default what the relay would do by itself."""
+    told = settings_of(monkeypatch, url)
+    for name, parameter in inspect.signature(OutboxRelay).parameters.items():
+        if name in told and name != "retry":
+            assert told[name] == parameter.default, name
+    assert told["retry"] == RetryPolicy()
+    assert told["order"] is told["notify"] is True
+    assert {"purge_after", "poll_interval", "lease", "batch_size"} <= set(told)
+
+    options = "--purge-after 5 --max-attempts 7 --max-age 8 --poll-interval 0.5"
+    given = [*options.split(), "--no-commit-order", "--no-notify"]
+    told = settings_of(monkeypatch, url, *given)
+    assert told["purge_after"] == 5
+    assert told["poll_interval"] == 0.5
+    assert told["retry"] == RetryPolicy(max_attempts=7, max_age=8)
+    assert told["order"] is told["notify"] is False
+    assert settings_of(monkeypatch, url, "--no-purge")["purge_after"] is None
 
 
 @pytest.mark.parametrize(
@@ -370,6 +432,62 @@ def test_a_relay_whose_bus_was_closed_says_so(
     assert "relaying;" in said
     assert "relay: The bus is closed" in said.splitlines()[-1]
     assert outbox.stats().leased == 0
+
+
+@pytest.fixture
+def memory_bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBus]:
+    """What the relay command takes for its bus, whatever --bus says."""
+    with MemoryBus(MemoryConfig(delivery_timeout=1, close_timeout=0)) as bus:
+
+        @contextlib.contextmanager
+        def our_bus(_: object) -> Iterator[MemoryBus]:
+            yield bus
+
+        monkeypatch.setattr(cli_relay, "_bus", our_bus)
+        monkeypatch.setattr(cli_relay, "_BROKER", 0.1)
+        yield bus
+
+
+def test_once_says_by_its_code_that_another_relay_has_rows(
+    url: str, outbox: SqlAlchemyOutbox, memory_bus: MemoryBus
+) -> None:
+    """Perhaps it was killed: what is leased is due, and nobody published it."""
+    once = ["relay", "--db", url, "--bus", "ours", "--once"]
+    add(outbox, "a-1", "b-1", "c-1")
+    assert len(take(outbox, limit=1).records) == 1
+    assert cli.main(once) == 1
+    assert outbox.stats().published == 2
+    # Its lease ends just after the relay has looked for work.
+    expire(outbox)
+    assert cli_relay._left(outbox)
+    assert cli.main(once) == 0
+    assert outbox.stats().published == 3
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_the_code_after_a_signal_says_whether_all_was_marked(
+    url: str,
+    outbox: SqlAlchemyOutbox,
+    memory_bus: MemoryBus,
+    monkeypatch: pytest.MonkeyPatch,
+    settled: bool,
+) -> None:
+    stop = OutboxRelay.stop
+
+    def stopped(relay: OutboxRelay, timeout: float | None = None) -> bool:
+        return stop(relay, timeout) and settled
+
+    def signals() -> None:
+        eventually(lambda: outbox.stats().published == 1, 20)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(OutboxRelay, "stop", stopped)
+    add(outbox, "a-1")
+    killer = threading.Thread(target=signals, name="eventbus-killer")
+    killer.start()
+    code = cli.main(["relay", "--db", url, "--bus", "ours"])
+    killer.join(20)
+    assert code == (0 if settled else 1)
 
 
 class Relay:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
@@ -40,6 +40,33 @@ def is_autocommit(connection: Connection) -> bool:
         return by_itself and not driver.in_transaction
     ask = getattr(driver, "get_autocommit", None)
     return bool(ask() if ask is not None else getattr(driver, "autocommit", False))
+
+
+def begins_before_savepoints(engine: Engine) -> None:
+    """
+    Have *engine* begin a transaction before a savepoint that would begin it by itself.
+
+    Python's driver for SQLite sends no BEGIN before a SAVEPOINT. If that is the first
+    statement, its RELEASE commits, whatever becomes of the transaction around it.
+    """
+    if engine.dialect.name == "sqlite" and not event.contains(
+        engine, "savepoint", begin_before_savepoint
+    ):
+        event.listen(engine, "savepoint", begin_before_savepoint)
+
+
+def begin_before_savepoint(connection: Connection, _: str | None = None) -> None:
+    """Begin on SQLite what the driver would have begun before an INSERT."""
+    if connection.dialect.name != "sqlite":
+        return
+    driver: Any = connection.connection.dbapi_connection
+    # Only in the driver's own way of beginning; who chose another one begins himself.
+    legacy = (
+        getattr(driver, "isolation_level", None) is not None
+        and getattr(driver, "autocommit", -1) == -1
+    )
+    if legacy and not driver.in_transaction:
+        connection.exec_driver_sql("BEGIN")
 
 
 class Database:

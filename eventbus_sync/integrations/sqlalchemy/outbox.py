@@ -28,7 +28,11 @@ from eventbus_sync.integrations.sqlalchemy import (
 from eventbus_sync.integrations.sqlalchemy import (
     writing as _writing,
 )
-from eventbus_sync.integrations.sqlalchemy.database import Database, may_be_of_schema
+from eventbus_sync.integrations.sqlalchemy.database import (
+    Database,
+    begins_before_savepoints,
+    may_be_of_schema,
+)
 from eventbus_sync.integrations.sqlalchemy.listen import Listener
 from eventbus_sync.integrations.sqlalchemy.table import DEFAULT_NAME, outbox_table
 from eventbus_sync.integrations.sqlalchemy.writing import Transactional
@@ -51,6 +55,10 @@ class SqlAlchemyOutbox:
     The outbox in a table of your database.
 
     Constructing does no I/O. Everything may be called from any thread.
+
+    On SQLite *engine* gets an event listener that sends BEGIN before a savepoint with
+    which a transaction begins: the driver does not, and what was added inside would
+    survive a rollback of the transaction.
 
     On SQLite a relay needs a connection of its own: with a ``StaticPool`` or a
     ``SingletonThreadPool`` (``sqlite://``) only ``add`` and ``add_many`` work, and the
@@ -98,6 +106,7 @@ class SqlAlchemyOutbox:
         self._notifier = _writing.Notifier(table_name) if notify else None
         self._listener = Listener(engine, table_name) if notify else None
         self._checked = False
+        begins_before_savepoints(engine)
 
     def create_all(self) -> None:
         """Create the table and its indexes if the table is not there."""
@@ -144,8 +153,7 @@ class SqlAlchemyOutbox:
         except DBAPIError as error:
             self._explain(connection, error)
             raise
-        if self._notifier is not None:
-            self._notifier.tell(connection)
+        self._tell(connection)
         return event_id
 
     def add_many(
@@ -161,7 +169,8 @@ class SqlAlchemyOutbox:
         Write several events, in their order, as ``add`` does but in few round trips.
 
         Raises:
-            DuplicateKey: one is there already; then roll the transaction back.
+            DuplicateKey: one is there already. None of them was added, and the
+                transaction can go on.
         """
         rows = [
             _writing.row_of(topic, envelope, not_before, headers, None)
@@ -173,8 +182,8 @@ class SqlAlchemyOutbox:
         except DBAPIError as error:
             self._explain(connection, error)
             raise
-        if rows and self._notifier is not None:
-            self._notifier.tell(connection)
+        if rows:
+            self._tell(connection)
         return event_ids
 
     # -- the store: see outbox/store.py ------------------------------------------------
@@ -260,15 +269,23 @@ class SqlAlchemyOutbox:
 
     def requeue(self, event_ids: Collection[str] | None = None) -> Requeued:
         """Make dead rows pending again: those given, or all with None."""
-        return self._run(
-            lambda c: _operate.requeue(c, self._database, self.table, event_ids)
-        )
+
+        def work(connection: Connection) -> Requeued:
+            done = _operate.requeue(connection, self._database, self.table, event_ids)
+            self._tell(connection)
+            return done
+
+        return self._run(work)
 
     def discard(self, event_ids: Collection[str]) -> tuple[str, ...]:
         """Give dead rows up for good, and return which these were."""
-        return self._run(
-            lambda c: _operate.discard(c, self._database, self.table, event_ids)
-        )
+
+        def work(connection: Connection) -> tuple[str, ...]:
+            done = _operate.discard(connection, self._database, self.table, event_ids)
+            self._tell(connection)  # of what the dead row held
+            return done
+
+        return self._run(work)
 
     def close(self) -> None:
         """Let go of what waits for notifications; the engine stays the caller's."""
@@ -282,11 +299,22 @@ class SqlAlchemyOutbox:
         Compare the table in the database with what is needed.
 
         Raises:
-            SchemaMismatch: it is missing, or a column is not as it must be.
+            SchemaMismatch: it or an index is missing, or a column is not as it must
+                be.
             StoreFailed: the database could not be asked.
         """
-        self._database.run(self._check, writes=False)
+
+        def check(connection: Connection) -> None:
+            self._check(connection)
+            _schema.check_indexes(connection, self.table)
+
+        self._database.run(check, writes=False)
         self._checked = True
+
+    def _tell(self, connection: Connection) -> None:
+        """Wake relays when the transaction is committed."""
+        if self._notifier is not None:
+            self._notifier.tell(connection)
 
     def _check(self, connection: Connection) -> None:
         in_order = self._database.commit_order

@@ -17,6 +17,7 @@ from sqlalchemy.types import (
 )
 
 from eventbus_sync.errors import SchemaMismatch
+from eventbus_sync.integrations.sqlalchemy.table import index_names
 
 
 # Left to their defaults by ``add``.
@@ -58,6 +59,31 @@ def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
     for name in _UNIQUE:
         if name not in unique:
             _refuse(table, name, "has no unique index of its own")
+
+
+def check_indexes(connection: Connection, table: Table) -> None:
+    """
+    Look for the indexes without which each claim would read the whole table.
+
+    By their columns: one of another name, or with further columns behind, will do.
+
+    Raises:
+        SchemaMismatch: one is missing.
+    """
+    inspector = inspect(connection)
+    found = inspector.get_indexes(table.name, schema=table.schema)
+    there = [one["column_names"] for one in found]
+    for index in sorted(table.indexes, key=lambda one: str(one.name)):
+        wanted = [column.name for column in index.columns]
+        # A table of the application's own metadata may have more of them.
+        if index.name in index_names(table.name) and not any(
+            columns[: len(wanted)] == wanted for columns in there
+        ):
+            msg = (
+                f"table {table.fullname} has no index on ({', '.join(wanted)}): create "
+                f"{index.name} as outbox_table() says"
+            )
+            raise SchemaMismatch(msg, column=wanted[0])
 
 
 def _check_ours(table: Table, found: Mapping[str, ReflectedColumn]) -> None:

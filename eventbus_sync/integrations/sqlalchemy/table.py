@@ -139,6 +139,11 @@ def _indexes(table_name: str) -> list[Index]:
     ]
 
 
+def index_names(table_name: str) -> set[str]:
+    """Return the names of the indexes that every outbox table has."""
+    return {str(index.name) for index in _indexes(table_name)}
+
+
 def outbox_table(
     metadata: MetaData, name: str = DEFAULT_NAME, *, schema: str | None = None
 ) -> Table:

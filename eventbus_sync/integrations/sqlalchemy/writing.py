@@ -5,6 +5,7 @@ Nothing here begins, commits or rolls back. A refused row leaves the transaction
 go on, also on PostgreSQL.
 """
 
+import contextlib
 import weakref
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,12 +21,15 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
 from eventbus_sync.envelope import Envelope
 from eventbus_sync.errors import AutocommitRefused, DuplicateKey, EnvelopeError
-from eventbus_sync.integrations.sqlalchemy.database import is_autocommit
+from eventbus_sync.integrations.sqlalchemy.database import (
+    begin_before_savepoint,
+    is_autocommit,
+)
 from eventbus_sync.integrations.sqlalchemy.texts import (
     from_column,
     headers_to_column,
@@ -213,45 +217,40 @@ def add_many(
     connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 ) -> list[str]:
     """
-    Insert *rows* in their order and return their event ids.
+    Insert *rows* in their order, all or none, and return their event ids.
 
     Raises:
-        DuplicateKey: there is a row of one of the ids; roll the transaction back.
+        DuplicateKey: there is a row of one of the ids; the transaction can go on.
         IntegrityError: another rule of the table refused a row.
     """
-    statement = insert(table).inline()
-    for start in range(0, len(rows), _CHUNK):
-        some = rows[start : start + _CHUNK]
-        try:
-            connection.execute(statement, some)
-        except IntegrityError as error:
-            if not _is_of_event_id(connection, table, some, error):
-                raise
-            msg = "one of these events is in the outbox already: roll back"
+    if not rows:
+        return []
+    begin_before_savepoint(connection)
+    savepoint = connection.begin_nested()
+    try:
+        for start in range(0, len(rows), _CHUNK):
+            connection.execute(insert(table).inline(), rows[start : start + _CHUNK])
+    except BaseException as error:
+        # A deadlock of MariaDB has taken the savepoint along; it is what is to be told.
+        with contextlib.suppress(SQLAlchemyError):
+            savepoint.rollback()
+        if isinstance(error, IntegrityError) and _is_there(connection, table, rows):
+            msg = "one of these events is in the outbox already: none was added"
             raise DuplicateKey(msg) from error.orig
+        raise
+    savepoint.commit()
     return [from_column(row["event_id"]) for row in rows]
 
 
-def _is_of_event_id(
-    connection: Connection,
-    table: Table,
-    rows: Sequence[dict[str, Any]],
-    error: IntegrityError,
+def _is_there(
+    connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 ) -> bool:
-    """Return whether *error* says that an event is there already."""
-    said = error.orig
-    if connection.dialect.name == "postgresql":
-        # The transaction is over and cannot be asked. The detail names the column in
-        # any language; the name of the constraint does if PostgreSQL gave it.
-        rule = str(getattr(getattr(said, "diag", None), "constraint_name", ""))
-        return "(event_id)=(" in str(said) or "event_id" in rule
-    ids = {row["event_id"] for row in rows}
-    if connection.dialect.name == "sqlite":
-        # It names the column. Some of *rows* are in the table now, as of this call.
-        return str(said).endswith(f"{table.name}.event_id")
-    if len(ids) < len(rows):
-        return True
-    return bool(_ids_with(connection, table, "event_id", ids))
+    """Return whether one of *rows* is there already, or among them twice."""
+    ids = sorted({row["event_id"] for row in rows})
+    return len(ids) < len(rows) or any(
+        _ids_with(connection, table, "event_id", ids[start : start + _CHUNK])
+        for start in range(0, len(ids), _CHUNK)
+    )
 
 
 class Notifier:
