@@ -326,9 +326,10 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _summary(stats: "RelayStats") -> str:
+    held_back = f"{stats.held_back:,} held back, " if stats.held_back else ""
     return (
         f"stopped: {stats.published:,} published, {stats.retried:,} retried, "
-        f"{stats.buried:,} dead, {stats.released:,} given back, "
+        f"{held_back}{stats.buried:,} dead, {stats.released:,} given back, "
         f"{stats.held:,} still leased"
     )
 

@@ -233,7 +233,7 @@ class HeldRows(Watched):
                 record = mark.record
                 self._leases[record.lease].refused = False
                 if record.position in moved:
-                    self.counts.add(mark.change)
+                    self.counts.add(mark)
                 elif mark.change is not Change.RELEASE:
                     self.counts.lost += 1
                     lost.add((record.lease, record.aggregate_id))

@@ -6,7 +6,7 @@ from collections import deque
 
 import attrs
 
-from eventbus_sync.outbox.record import Change, OutboxRecord
+from eventbus_sync.outbox.record import Change, Mark, OutboxRecord
 
 
 _COUNTER = {
@@ -72,13 +72,14 @@ class Counts:
     claimed: int = 0
     published: int = 0
     retried: int = 0
+    held_back: int = 0
     buried: int = 0
     released: int = 0
     lost: int = 0
 
-    def add(self, change: Change) -> None:
+    def add(self, mark: Mark) -> None:
         """Count a mark that the database did."""
-        name = _COUNTER[change]
+        name = _COUNTER[mark.change] if mark.tried else "held_back"
         setattr(self, name, getattr(self, name) + 1)
 
 

@@ -10,18 +10,33 @@ from typing import Final
 from eventbus_sync.bus import EventBus
 from eventbus_sync.envelope import Envelope
 from eventbus_sync.errors import (
+    Abandoned,
     BackendBusy,
     BrokerUnavailable,
     BusClosed,
+    ConnectionLost,
+    DeliveryTimedOut,
+    DestinationNotFound,
     EnvelopeError,
     EventBusError,
+    NotAuthorized,
+    ProducerLost,
+    PublishError,
     ResultChannelClosed,
 )
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Flight
 from eventbus_sync.outbox.record import Mark, OutboxRecord
-from eventbus_sync.outbox.retry import RetryPolicy, decide, failed, refused, unanswered
+from eventbus_sync.outbox.retry import (
+    RetryPolicy,
+    decide,
+    failed,
+    held_back,
+    refused,
+    unanswered,
+)
+from eventbus_sync.outbox.topics import LONGEST_PAUSE, THRESHOLD, Topics
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import Outcome, PublishResult
 
@@ -31,6 +46,8 @@ _BATCH: Final = 1000
 #: Seconds after ``delivery_timeout`` in which an outcome must have come; the bus
 #: promises two.
 OVERDUE: Final = 4.0
+#: Outcomes that say nothing of the topic: a connection was lost, or the bus closed.
+_OF_NO_TOPIC: Final = (Abandoned, ConnectionLost, ProducerLost)
 
 
 def envelope_of(record: OutboxRecord) -> Envelope:
@@ -55,19 +72,21 @@ class Publisher:
     Never waits: what the bus has no room for stays at the head of its line.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a relay
         self,
         bus: EventBus,
         held: HeldRows,
         breaker: Breaker,
         policy: RetryPolicy,
         trouble: Trouble,
+        topics: Topics,
     ) -> None:
         self._bus = bus
         self._held = held
         self._breaker = breaker
         self._policy = policy
         self._trouble = trouble
+        self._topics = topics
         #: Set: outcomes are left alone, and rows in flight to the end of their lease. A
         #: bus that is closed in haste calls them unknown while they may yet be stored.
         self.deaf = False
@@ -92,6 +111,13 @@ class Publisher:
     def _publish(self, flight: Flight) -> bool:
         """Hand one row to the bus; return whether the next one may follow."""
         record = flight.record
+        # With the breaker open each row is a probe, and the only one: whatever its topic.
+        hold = None
+        if not self._breaker.is_open:
+            hold = self._topics.hold_back(record.topic, random.random)
+        if hold is not None:
+            self._held.settle([(flight, held_back(record, hold.pause, hold.why))])
+            return True
         try:
             envelope = envelope_of(record)
         except Exception as error:  # noqa: BLE001 - whatever damaged it, it stays damaged
@@ -104,10 +130,12 @@ class Publisher:
         except EnvelopeError as error:
             self._bury(flight, error)
         except BackendBusy:
+            self._topics.not_tried(record.topic)
             self._held.not_accepted(flight)
             return False
         except EventBusError as error:
             # The bus is at fault (closed, cannot start), not this row.
+            self._topics.not_tried(record.topic)
             self._held.not_accepted(flight)
             if isinstance(error, BusClosed):
                 raise
@@ -115,6 +143,7 @@ class Publisher:
             return False
         except Exception as error:  # noqa: BLE001 - one row must not hold up all others
             self._trouble.note("publishing failed", error, unforeseen=True)
+            self._topics.not_tried(record.topic)
             why = error  # Python forgets the name at the end of the clause
             mark = self._decide(
                 record, lambda policy: failed(record, why, policy, random.random)
@@ -126,6 +155,7 @@ class Publisher:
         record = flight.record
         row = f"position {record.position}, {record.event_id}"
         self._trouble.note("a row cannot be published", error, detail=row)
+        self._topics.not_tried(record.topic)
         self._held.settle([(flight, refused(record, error))])
 
     # -- outcomes ---------------------------------------------------------------------
@@ -153,6 +183,7 @@ class Publisher:
                 if flight is not None:
                     settled.append((flight, self._decided(flight.record, result)))
                     self._tell_breaker(result)
+                    self._tell_topics(flight.record.topic, result)
         finally:
             if settled:
                 self._held.settle(settled)
@@ -168,6 +199,9 @@ class Publisher:
         late = self._held.overdue(seconds)
         if late:
             self._held.settle([(f, self._unanswered(f.record)) for f in late])
+        # A bus that is closed gives no time at all, and that is no topic's fault.
+        for flight in late if seconds > 0 else ():
+            self._topic_failed(flight.record.topic, DeliveryTimedOut("no outcome came"))
 
     def _unanswered(self, record: OutboxRecord) -> Mark:
         return self._decide(
@@ -208,3 +242,26 @@ class Publisher:
             self._breaker.answered()
         if error is not None:
             self._trouble.note("not stored", error, detail=result.event_id)
+
+    def _tell_topics(self, topic: str, result: PublishResult) -> None:
+        error = result.error
+        if result.outcome is Outcome.ACKED:
+            if self._topics.acked(topic):
+                self._trouble.over(
+                    f"topic {topic!r} takes events again: what was held back follows "
+                    f"within {LONGEST_PAUSE:g} s"
+                )
+        elif result.outcome is Outcome.UNKNOWN:
+            if not isinstance(error, _OF_NO_TOPIC):
+                self._topic_failed(topic, error or DeliveryTimedOut("no reason given"))
+        elif isinstance(error, DestinationNotFound | NotAuthorized):
+            self._topic_failed(topic, error)
+
+    def _topic_failed(self, topic: str, error: PublishError) -> None:
+        if self._topics.failed(topic, f"{error.code}: {error}"):
+            # A text of its own for each topic, so that each is logged.
+            self._trouble.note(
+                f"topic {topic!r} took none of the last {THRESHOLD} events and is closed "
+                "off: its rows wait, and one at a time is tried",
+                error,
+            )

@@ -145,6 +145,8 @@ class Mark:
         error: for ``RETRY`` and ``BURY``: why, as a text for people, with its code.
         reached: for ``RETRY``: whether the attempt may have reached a broker. If not,
             neither it nor the pause after it counts into ``failing_for``.
+        tried: for ``RETRY``: whether the bus had it. If not, it was held back since its
+            topic takes nothing; databases do not care.
     """
 
     record: OutboxRecord
@@ -153,6 +155,7 @@ class Mark:
     delay: float = 0.0
     error: str = ""
     reached: bool = True
+    tried: bool = True
 
 
 @attrs.frozen(slots=True)

@@ -24,6 +24,7 @@ class RelayStats:
         claimed: rows leased.
         published: rows that the broker has stored and the database knows it.
         retried: attempts that failed and will be repeated.
+        held_back: times that a row was put off untried: its topic takes nothing.
         buried: rows that became dead.
         released: rows given back untried.
         lost: outcomes that came after their lease had ended; they changed nothing.
@@ -39,6 +40,7 @@ class RelayStats:
     claimed: int
     published: int
     retried: int
+    held_back: int
     buried: int
     released: int
     lost: int

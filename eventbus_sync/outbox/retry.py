@@ -127,6 +127,19 @@ def unanswered(
     return Mark(record, Change.RETRY, record.attempts, policy.pause(1, random), why)
 
 
+def held_back(record: OutboxRecord, pause: float, why: str) -> Mark:
+    """Return the mark of a row that is not tried now, since its topic failed by *why*."""
+    return Mark(
+        record,
+        Change.RETRY,
+        record.attempts,
+        pause,
+        f"topic_held: {why}",
+        reached=False,
+        tried=False,
+    )
+
+
 def refused(record: OutboxRecord, error: Exception) -> Mark:
     """Return the mark of a row that can never be published: damaged, or illegal."""
     code = getattr(error, "code", type(error).__name__)

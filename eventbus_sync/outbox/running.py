@@ -13,10 +13,11 @@ from eventbus_sync.outbox.claiming import Claimer
 from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Counts
 from eventbus_sync.outbox.marking import Marker
-from eventbus_sync.outbox.publishing import Publisher
+from eventbus_sync.outbox.publishing import OVERDUE, Publisher
 from eventbus_sync.outbox.retry import RetryPolicy
 from eventbus_sync.outbox.settings import Settings
 from eventbus_sync.outbox.store import OutboxStore
+from eventbus_sync.outbox.topics import Topics
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import PublishResultChannel
 
@@ -64,7 +65,10 @@ class Run:
         self.held = HeldRows(
             settings.ordering, settings.on_dead, settings.margin, counts
         )
-        self.publisher = Publisher(bus, self.held, self.breaker, policy, trouble)
+        topics = Topics(settings.delivery_timeout + OVERDUE)
+        self.publisher = Publisher(
+            bus, self.held, self.breaker, policy, trouble, topics
+        )
         self._marker = Marker(store, self.held, trouble, settings.batch_size)
         self.claimer = Claimer(
             store,

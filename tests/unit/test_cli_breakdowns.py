@@ -191,6 +191,7 @@ STATS = RelayStats(
     claimed=8,
     published=7,
     retried=0,
+    held_back=0,
     buried=0,
     released=0,
     lost=0,

@@ -505,6 +505,7 @@ class Relay:
             claimed=8,
             published=7,
             retried=0,
+            held_back=0,
             buried=0,
             released=0,
             lost=0,

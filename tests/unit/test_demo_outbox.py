@@ -46,6 +46,7 @@ def relay_stats(**changed: Any) -> RelayStats:
         "claimed": 3,
         "published": 3,
         "retried": 0,
+        "held_back": 0,
         "buried": 0,
         "released": 0,
         "lost": 0,

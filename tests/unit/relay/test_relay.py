@@ -27,6 +27,7 @@ from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Counts, Lease
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Change, Mark, RowState
+from eventbus_sync.outbox.topics import Topics
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
 
@@ -539,7 +540,9 @@ def test_an_open_breaker_lets_one_out_of_many_go(bus: MemoryBus) -> None:
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     held.add(Lease("lease", time.monotonic() + 60), claim.records)
     breaker = Breaker()
-    publisher = Publisher(bus, held, breaker, QUICK, Trouble("eventbus-relay"))
+    publisher = Publisher(
+        bus, held, breaker, QUICK, Trouble("eventbus-relay"), Topics(5.0)
+    )
     breaker.disconnected()
     publisher.pump()
     assert (held.in_flight, bus.stats().accepted) == (1, 1)

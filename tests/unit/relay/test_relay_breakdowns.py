@@ -33,6 +33,7 @@ from eventbus_sync.outbox.lines import Counts, Lease
 from eventbus_sync.outbox.mark_queue import MarkQueue
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Change, Claim, Mark, OutboxRecord, RowState
+from eventbus_sync.outbox.topics import Topics
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
 
@@ -216,7 +217,9 @@ def test_an_outcome_in_the_channel_counts_before_it_is_missed(
     )
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     held.add(Lease("lease", time.monotonic() + 60), claim.records)
-    publisher = Publisher(bus, held, Breaker(), QUICK, Trouble("eventbus-relay"))
+    publisher = Publisher(
+        bus, held, Breaker(), QUICK, Trouble("eventbus-relay"), Topics(5.0)
+    )
     publisher.pump()
     channel = bus.get_publish_result_channel()
     eventually(lambda: channel.qsize() == 1, SLACK)

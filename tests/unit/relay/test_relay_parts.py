@@ -27,6 +27,7 @@ from eventbus_sync.outbox.marking import Marker
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Change, Mark, OutboxRecord, RowState
 from eventbus_sync.outbox.running import Run
+from eventbus_sync.outbox.topics import Topics
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import Outcome
 from eventbus_sync.testing import MemoryBus
@@ -256,7 +257,7 @@ def test_results_of_nobodys_rows_and_without_an_error(
 ) -> None:
     held = hold(store, "a", "b", rows=1)
     trouble = Trouble("eventbus-relay")
-    publisher = Publisher(bus, held, Breaker(), QUICK, trouble)
+    publisher = Publisher(bus, held, Breaker(), QUICK, trouble, Topics(5.0))
     publisher.pump()
     acked = bus.get_publish_result_channel().get_many(2, timeout=SLACK)[0]
     # Somebody else published this on the relay's bus.

@@ -20,6 +20,7 @@ from eventbus_sync.outbox.lines import Counts
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Claim, OutboxRecord, RowState
 from eventbus_sync.outbox.settings import Settings
+from eventbus_sync.outbox.topics import Topics
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.testing import MemoryBus
 
@@ -78,7 +79,7 @@ def rig(bus: MemoryBus, store: Scripted, **settings: Any) -> Rig:
     trouble = Trouble("eventbus-relay")
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     breaker = Breaker()
-    publisher = Publisher(bus, held, breaker, RetryPolicy(), trouble)
+    publisher = Publisher(bus, held, breaker, RetryPolicy(), trouble, Topics(5.0))
     claimer = Claimer(
         *(store, bus, held, breaker, publisher, trouble, Settings(**chosen)),
         ended=lambda: False,
