@@ -7,6 +7,7 @@ What tests of event-publishing code need.
 ``KafkaServer``        a Kafka broker, real where one is installed (``kafka_server.py``)
 ``MockKafkaCluster``   Kafka brokers that fail on command (``_mock_cluster.py``);
                        ``ApiKey`` names the requests
+``TcpProxy``           a network that breaks on command (``proxy.py``)
 ``readback``           what a stream or topic holds, read back; not imported here
 ``pytest_plugin``      all of that as pytest fixtures; not imported here
 =====================  ==================================================================
@@ -29,6 +30,7 @@ from eventbus_sync.testing.broker_errors import (
 from eventbus_sync.testing.kafka_server import KafkaServer
 from eventbus_sync.testing.memory import MemoryBroker, MemoryBus
 from eventbus_sync.testing.nats_server import NatsServer
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 __all__ = [
@@ -41,4 +43,5 @@ __all__ = [
     "MockKafkaCluster",
     "NatsServer",
     "NotPossibleHere",
+    "TcpProxy",
 ]

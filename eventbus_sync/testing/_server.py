@@ -23,6 +23,7 @@ from typing import ClassVar, Self
 from eventbus_sync.testing._ports import HOST, free_port
 from eventbus_sync.testing._process import Remains, ServerProcess
 from eventbus_sync.testing.broker_errors import BrokerStartFailed
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 _PORT_ATTEMPTS = 5
@@ -48,6 +49,7 @@ class Server(abc.ABC):
             folder that goes with ``close()``.
         start_timeout: seconds until it must answer.
         stop_timeout: seconds that it gets to end in good order.
+        proxy: where clients find it; started and closed by whoever made it.
     """
 
     #: How it is called in messages and in the name of its folder.
@@ -60,10 +62,13 @@ class Server(abc.ABC):
         folder: Path | None = None,
         start_timeout: float = 30.0,
         stop_timeout: float = 10.0,
+        proxy: TcpProxy | None = None,
     ) -> None:
         #: Told to the server and read back from it: the answer on our port may come from
         #: somebody else's server.
         self.identity = f"eventbus-{secrets.token_hex(6)}"
+        #: What stands between clients and the server, or None.
+        self.proxy = proxy
         self._ports = tuple(ports)
         self._given_folder = folder
         self._start_timeout = start_timeout
@@ -99,6 +104,11 @@ class Server(abc.ABC):
             message = f"{self.name} has no port before its first start()"
             raise RuntimeError(message)
         return self._ports[0]
+
+    @property
+    def public_port(self) -> int:
+        """Where clients find it: its proxy's port, else its own; raises as ``port``."""
+        return self.port if self.proxy is None else self.proxy.port
 
     @property
     def running(self) -> bool:
@@ -252,6 +262,8 @@ class Server(abc.ABC):
                 return
 
     def _run(self) -> None:
+        if self.proxy is not None:
+            self.proxy.lead_to(self.port)
         folder = self._folder()
         command = self._command(folder)
         log = folder / "server.log"
