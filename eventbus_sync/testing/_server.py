@@ -75,6 +75,7 @@ class Server(abc.ABC):
         self._stop_timeout = stop_timeout
         self._lock = threading.RLock()
         self._log_start = 0
+        self._closed = False
         self._remains = Remains()
         weakref.finalize(self, self._remains.clear)
 
@@ -117,6 +118,11 @@ class Server(abc.ABC):
         return process is not None and process.running
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was the last that was asked of it."""
+        return self._closed
+
+    @property
     def pid(self) -> int | None:
         """Process id of the server, or None while it does not run."""
         process = self._remains.process
@@ -136,6 +142,7 @@ class Server(abc.ABC):
             BrokerStartFailed: it ended or did not answer within ``start_timeout``.
         """
         with self._turn():
+            self._closed = False
             if self.running:
                 return
             if self._ports:
@@ -198,6 +205,7 @@ class Server(abc.ABC):
         if not self._is_ours():
             return
         with self._lock:
+            self._closed = True
             if self._given_folder is not None:
                 self.stop()
             self._remains.clear()

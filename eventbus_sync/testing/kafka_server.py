@@ -146,6 +146,11 @@ class KafkaServer:
         return self._mock is not None or self._tansu.running
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was the last that was asked of it."""
+        return self._tansu.closed
+
+    @property
     def log(self) -> str:
         """The last 20,000 bytes of what the broker printed; the mock prints nothing."""
         return self._tansu.log

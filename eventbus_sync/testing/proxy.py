@@ -78,6 +78,11 @@ class TcpProxy:
         return f"{HOST}:{self.port}"
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and not closed."""
+        return self._thread is not None and not self._ending
+
+    @property
     def connections(self) -> int:
         """How many connections it has now."""
         return len(self._pairs)
@@ -161,7 +166,7 @@ class TcpProxy:
         if self._owner != os.getpid():
             message = f"this proxy belongs to process {self._owner}, not to this one"
             raise RuntimeError(message)
-        if self._thread is None or self._ending:
+        if not self.running:
             message = "the proxy does not run"
             raise RuntimeError(message)
         done = threading.Event()
