@@ -27,7 +27,7 @@ examples:
   {prog} soak --backend nats --minutes 2 --seed 7
   {prog} soak --backend kafka --minutes 60 --json soak.json
   {prog} soak --backend nats --minutes 60 --seed 7 --plan
-  {prog} soak --url 'nats://localhost:4222?stream=ORDERS' --minutes 1
+  {prog} soak --url 'nats://localhost:4222?stream=ORDERS'
 
 what breaks:
   NATS   the server is killed, frozen, restarted; the network is cut, goes deaf,

@@ -93,8 +93,8 @@ class Ledger:
             return
         thread, number = place
         stored = self.stored[thread]
-        if not stored:
-            stored.extend(bytes(self.accepted[thread]))
+        if len(stored) <= number:
+            stored.extend(bytes(self.accepted[thread] - len(stored)))
         if stored[number]:
             stored[number] |= REPEATED
             return
