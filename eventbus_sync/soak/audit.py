@@ -44,6 +44,8 @@ def audit(ledger: Ledger, stats: Stats) -> list[Violation]:
     if silent := tally.answers[0] - stats.dropped:
         example = f"{tally.answers[0]:,} without a result, {stats.dropped:,} dropped"
         tally.note("unanswered", example, abs(silent))
+    if stats.dropped:
+        _sums(ledger, tally, stats)
     for text in ledger.foreign:
         tally.note("phantom", text)
     for text in _counters(ledger, tally, stats):
@@ -86,6 +88,16 @@ def _wrong(answer: int, storage: int) -> Iterator[str]:
         yield "twice"
     if storage & LATE:
         yield "disordered"
+
+
+def _sums(ledger: Ledger, tally: Tally, stats: Stats) -> None:
+    """Look at sums: where results were dropped, that is all there is to compare."""
+    stored = sum(len(table) - table.count(0) for table in ledger.stored)
+    said = f"{stored:,} stored, {stats.acked:,} acked, {stats.unknown:,} unknown"
+    if (missing := stats.acked - stored) > 0:
+        tally.note("lost", said, missing)
+    if (more := stored - stats.acked - stats.unknown) > 0:
+        tally.note("phantom", said, more)
 
 
 def _counters(ledger: Ledger, tally: Tally, stats: Stats) -> Iterator[str]:

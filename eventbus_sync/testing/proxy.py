@@ -27,7 +27,8 @@ class TcpProxy:
     Passes bytes on to a server until it is told not to; ``with`` starts and ends it.
 
     Each verb describes the whole network from now on: ``slow()`` after ``cut()`` is a
-    slow network. When a verb returns, it is so.
+    slow network. When a verb returns, it is so; OSError if somebody has taken the port
+    while it was cut.
 
     Give it to a server, which then is where clients look for it::
 
@@ -185,7 +186,7 @@ class TcpProxy:
         if not done.wait(_PATIENCE):  # pragma: no cover - the thread never blocks
             message = "the proxy's thread does not answer"
             raise RuntimeError(message)
-        if errors:  # pragma: no cover - somebody took our port meanwhile
+        if errors:  # somebody took our port meanwhile
             raise errors[0]
 
     def _ring(self) -> None:
@@ -230,7 +231,7 @@ class TcpProxy:
         assert self._listener is not None  # noqa: S101 - it had something to say
         try:
             client, _ = self._listener.accept()
-        except OSError:  # it has gone again
+        except OSError:  # pragma: no cover - it has gone again
             return
         self._accepted += 1
         address = None if self._line.deaf else self._address

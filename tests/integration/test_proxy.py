@@ -16,6 +16,7 @@ from support.eventually import eventually
 
 from eventbus_sync import EventBus, KafkaConfig, NatsConfig, Outcome
 from eventbus_sync.testing import KafkaServer, NatsServer, NotPossibleHere, TcpProxy
+from eventbus_sync.testing._ports import free_port
 from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
 
 
@@ -200,6 +201,52 @@ def test_without_a_server(unused_tcp_port: int) -> None:
         with pytest.raises(ConnectionError), call(proxy) as client:
             ask(client)
         eventually(lambda: proxy.connections == 0)
+
+
+def test_a_server_that_does_not_take_connections() -> None:
+    """The client is connected, as on a real network, and waits."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        with TcpProxy(port) as proxy, contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(call(proxy)) for _ in range(4)]
+            for client in clients:
+                client.sendall(b"hello")
+            eventually(lambda: proxy.connections == 4)
+            heard = 0
+            for _ in clients:
+                peer, _ = server.accept()
+                peer.settimeout(5)
+                with peer:
+                    heard += peer.recv(10) == b"hello"
+            assert heard == 4
+
+
+def test_its_port_is_taken_while_it_is_cut(proxy: TcpProxy) -> None:
+    """heal() says so, and may be called again."""
+    proxy.cut()
+    with (
+        socket.create_server(("127.0.0.1", proxy.port)),
+        pytest.raises(OSError, match="in use"),
+    ):
+        proxy.heal()
+    proxy.heal()
+    with call(proxy) as client:
+        assert ask(client) == b"hello"
+
+
+def test_a_port_that_somebody_takes_first(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one does; but not for ever."""
+    ports = [free_port(), echo.port]
+    monkeypatch.setattr("eventbus_sync.testing.proxy.free_port", ports.pop)
+    with TcpProxy(echo.port) as proxy:
+        assert ports == []
+        assert proxy.port != echo.port
+    monkeypatch.setattr("eventbus_sync.testing.proxy.free_port", lambda: echo.port)
+    proxy = TcpProxy(echo.port)
+    with pytest.raises(OSError, match="in use"):
+        proxy.start()
 
 
 def test_before_and_after(echo: Echo) -> None:

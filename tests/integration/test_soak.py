@@ -14,6 +14,7 @@ import pytest
 
 from support.eventually import eventually
 
+from eventbus_sync import Stats
 from eventbus_sync.errors import ConfigError
 from eventbus_sync.soak import chaos as chaos_module
 from eventbus_sync.soak import run as soak
@@ -165,6 +166,16 @@ def test_what_is_late_is_found(
     assert "an outcome came only after" in said
     assert "a publish call took" in said
     assert "an event had no outcome after" in said
+
+
+@pytest.mark.nats
+def test_books_that_do_not_balance_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every snapshot is looked at, and the last one too."""
+    monkeypatch.setattr(Stats, "balanced", False)
+    code, said = run(SHORT)
+    assert code == 1
+    assert "a snapshot did not balance" in said
+    assert "counters of bus.stats()" in said
 
 
 @pytest.mark.nats

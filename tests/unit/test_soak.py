@@ -10,13 +10,19 @@ from typing import Any
 import attrs
 import pytest
 
-from eventbus_sync import Outcome, PublishResult, Stats, cli
-from eventbus_sync.errors import BrokerFull, PublishUnknown
+from support.eventually import eventually
+
+from eventbus_sync import Envelope, MemoryConfig, Outcome, PublishResult, Stats, cli
+from eventbus_sync.demo.report import Paper
+from eventbus_sync.errors import BrokerFull, BusClosed, PublishUnknown
 from eventbus_sync.soak.audit import audit
 from eventbus_sync.soak.ledger import Ledger
-from eventbus_sync.soak.plan import DELIVERY_TIMEOUT, Plan
+from eventbus_sync.soak.plan import DELIVERY_TIMEOUT, Ground, Plan
+from eventbus_sync.soak.report import Figures, table, verdict
 from eventbus_sync.soak.schedule import KINDS, draw, overflow
 from eventbus_sync.soak.spread import Spread
+from eventbus_sync.soak.workload import Workload
+from eventbus_sync.testing import MemoryBus
 from eventbus_sync.testing.broker_errors import BrokerNotInstalled
 from eventbus_sync.testing.readback import StoredEvent
 
@@ -145,6 +151,20 @@ def test_lost(books: Books) -> None:
     assert books.audit() == {"lost": 1}
 
 
+def test_stored_though_its_result_was_dropped_and_no_ack(books: Books) -> None:
+    """More is stored than may be."""
+    books.store(books.publish(1, None))
+    books.dropped = 1
+    assert books.audit(acked=2000, rejected=1) == {"phantom": 1}
+
+
+def test_lost_with_its_result(books: Books) -> None:
+    """Nobody can tell which one it is, but that it is missing."""
+    books.publish(1, None)
+    books.dropped = 1
+    assert books.audit() == {"lost": 1}
+
+
 def test_phantoms(books: Books) -> None:
     """A rejected event that is stored, and messages of nobody."""
     books.store(books.publish(0, Outcome.REJECTED))
@@ -191,7 +211,7 @@ def test_dropped_results(books: Books) -> None:
     books.dropped = 1
     assert books.audit() == {}
     books.dropped = 2
-    assert books.audit() == {"unanswered": 1, "miscounted": 1}
+    assert books.audit() == {"unanswered": 1, "miscounted": 1, "lost": 1}
 
 
 def test_a_million_events_fit_into_little_memory() -> None:
@@ -215,6 +235,112 @@ def test_percentiles() -> None:
     assert other.percentile(0.99) == pytest.approx(0.99, rel=0.06)
     assert other.largest == 1.0
     other.add(0.0)
+
+
+# -- the work --------------------------------------------------------------------------
+
+
+def on_memory(plan: Plan, **settings: Any) -> tuple[MemoryBus, Workload]:
+    """Return a bus whose broker obeys, and work for it."""
+    bus = MemoryBus(MemoryConfig(**settings))
+    where = Ground(
+        title="memory",
+        bus=bus,
+        topic="soak",
+        delivery_timeout=30,
+        publish_timeout=1,
+        scan=lambda see, timeout: None,
+    )
+    return bus, Workload(where, plan)
+
+
+BUSY = Plan(backend="nats", minutes=1, seed=1, threads=2, rate=0)
+
+
+def test_publishers_that_find_no_room_try_again_and_end() -> None:
+    """What was refused is not in the books; what is accepted is there once."""
+    bus, work = on_memory(BUSY, max_in_flight=5, publish_timeout=0.01)
+    bus.broker.freeze()
+    work.start()
+    eventually(lambda: sum(work.waited) > 5)
+    bus.broker.resume()
+    eventually(lambda: min(work.ledger.accepted) > 10)
+    work.stop()
+    eventually(lambda: not work.publishing)
+    bus.close(5)
+    work.join(5)
+    assert work.failures == []
+    assert sum(work.ledger.accepted) == bus.stats().accepted
+    for event in bus.broker.messages():
+        work.ledger.seen(
+            StoredEvent(event.event_id, event.key, "soak", 0, event.position)
+        )
+    assert audit(work.ledger, bus.stats()) == []
+
+
+def test_publishers_that_wait_for_room_end_too() -> None:
+    """A broker that is frozen for good keeps nobody."""
+    bus, work = on_memory(BUSY, max_in_flight=5, publish_timeout=0.01)
+    # No room is left for the one that waits for its outcome.
+    bus.broker.freeze()
+    for number in range(5):
+        bus.publish_envelope("soak", Envelope("a", "E", 1, number))
+    work.start()
+    eventually(lambda: min(work.waited) > 1)
+    work.stop()
+    eventually(lambda: not work.publishing)
+    bus.close(0.1)
+    work.join(5)
+    assert work.failures == []
+    assert sum(work.ledger.accepted) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(BusClosed("shut"), "shut"), (BrokerFull("odd"), "odd")]
+)
+def test_publishers_that_cannot_go_on_say_why(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    """A bus that is closed behind their back, and what nobody expects."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    bus, work = on_memory(BUSY)
+    monkeypatch.setattr(bus, "publish_envelope", fail)
+    monkeypatch.setattr(bus, "publish_envelope_sync", fail)
+    work.start()
+    eventually(lambda: not work.publishing)
+    bus.close(5)
+    work.join(5)
+    assert work.failures
+    assert all(said in failure for failure in work.failures)
+
+
+def test_the_table_tells_what_became_of_events() -> None:
+    """Codes, figures that are not there, and the verdict of a run that was ended."""
+    figures = Figures(
+        plan=BUSY,
+        title="Here",
+        stats=Stats(accepted=1, unknown=1, taken=1),
+        seconds=0.0,
+        codes={"timed_out": 1},
+        repeats=3,
+        reconnects=1,
+        waited=2,
+        call=(None, None, 0.0),
+        latency=(0.1, 0.2, 0.3),
+        stored=None,
+        struck=(),
+        violations=(),
+        failures=("no answer",),
+        memory=5_000_000,
+        interrupted=True,
+    )
+    said = table(figures, Paper())
+    assert re.search(r"error codes +1 +timed_out 1", said)
+    assert re.search(r"stored +- +could not be read back", said)
+    assert verdict(figures, Paper()).startswith("interrupted; THE BOOKS DO NOT")
 
 
 # -- the command -----------------------------------------------------------------------

@@ -121,7 +121,7 @@ class Outcomes:
             while not stop.is_set():
                 stats = bus.stats()
                 if not stats.balanced:
-                    unbalanced.append(stats)
+                    unbalanced.append(stats)  # pragma: no cover - a broken promise
 
         def take() -> None:
             while not stop.is_set():
