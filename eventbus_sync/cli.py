@@ -20,6 +20,7 @@ import eventbus_sync
 from eventbus_sync.cli_outbox import add_outbox
 from eventbus_sync.cli_parser import Parser
 from eventbus_sync.cli_relay import add_relay
+from eventbus_sync.cli_soak import add_soak
 from eventbus_sync.errors import EventBusError
 
 
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands, prog)
     add_relay(commands, prog)
     add_outbox(commands, prog)
+    add_soak(commands, prog)
     return parser
 
 

@@ -102,6 +102,11 @@ class MemoryBroker:
         with self.lock:
             self._verdicts.append((verdict, times))
 
+    def accept(self) -> None:
+        """Refuse nothing any more, whatever ``reject`` said."""
+        with self.lock:
+            self._verdicts.clear()
+
     def delay(self, seconds: float) -> None:
         """
         Answer every message *seconds* after it came, from now on.

@@ -29,7 +29,12 @@ from eventbus_sync.demo.embedded import memory_target
 from eventbus_sync.demo.measure import CONNECT_TIMEOUT
 from eventbus_sync.demo.plan import Target
 from eventbus_sync.errors import ConfigError, StartFailed
-from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
+from eventbus_sync.testing.readback import (
+    read_kafka_topic,
+    read_nats_stream,
+    scan_kafka_topic,
+    scan_nats_stream,
+)
 
 
 Warn = Callable[[str], None]
@@ -77,6 +82,9 @@ def _kafka(config: KafkaConfig, run: str, warn: Warn) -> Iterator[Target]:
                 read_back=lambda timeout: read_kafka_topic(
                     config, topic, values=False, timeout=timeout
                 ),
+                scan=lambda see, timeout: scan_kafka_topic(
+                    config, topic, see, values=False, timeout=timeout
+                ),
             )
 
 
@@ -114,6 +122,9 @@ def _nats(config: NatsConfig, run: str, warn: Warn) -> Iterator[Target]:
                 delivery_timeout=config.delivery_timeout,
                 read_back=lambda timeout: read_nats_stream(
                     config, stream, subject=subject, values=False, timeout=timeout
+                ),
+                scan=lambda see, timeout: scan_nats_stream(
+                    config, stream, see, subject=subject, values=False, timeout=timeout
                 ),
             )
 

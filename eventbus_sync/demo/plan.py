@@ -44,6 +44,8 @@ class Target:
         topic: Kafka topic or NATS subject that belongs to this run alone.
         delivery_timeout: of the bus, seconds.
         read_back: returns what is stored under *topic*, within so many seconds.
+        scan: shows each stored event to a function, within so many seconds; for runs
+            that are too large for memory. None if there is no such way.
         faults: what can be done to the broker, in the order of ``at``.
     """
 
@@ -53,4 +55,5 @@ class Target:
     topic: str
     delivery_timeout: float
     read_back: Callable[[float], list[StoredEvent]]
+    scan: Callable[[Callable[[StoredEvent], object], float], None] | None = None
     faults: Sequence[Fault] = ()

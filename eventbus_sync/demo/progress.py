@@ -23,9 +23,11 @@ class Progress:
 
     Args:
         stream: where to; standard error, so that figures can be piped.
+        interval: seconds between two lines where a line cannot be written over.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, interval: float = PLAIN_INTERVAL) -> None:
+        self._interval = interval
         self._stream = stream
         self._paper = Paper.of(stream)
         self._live = self._paper.live
@@ -69,7 +71,7 @@ class Progress:
         text = "  ".join(part for part in parts if part)
         if self._live:
             self._write(f"{_WIPE}{self._clipped(text)}")
-        elif now >= self._written_at + PLAIN_INTERVAL or note != self._note:
+        elif now >= self._written_at + self._interval or note != self._note:
             self._written_at, self._note = now, note
             self._write(f"{self._paper.text(text)}\n")
 

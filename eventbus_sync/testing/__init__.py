@@ -7,6 +7,8 @@ What tests of event-publishing code need.
 ``KafkaServer``        a Kafka broker, real where one is installed (``kafka_server.py``)
 ``MockKafkaCluster``   Kafka brokers that fail on command (``_mock_cluster.py``);
                        ``ApiKey`` names the requests
+``TcpProxy``           a network that breaks on command (``proxy.py``)
+``Faults``             freeze, kill, cut, slow, reject, and undo it (``faults.py``)
 ``readback``           what a stream or topic holds, read back; not imported here
 ``pytest_plugin``      all of that as pytest fixtures; not imported here
 =====================  ==================================================================
@@ -26,19 +28,24 @@ from eventbus_sync.testing.broker_errors import (
     BrokerStartFailed,
     NotPossibleHere,
 )
+from eventbus_sync.testing.faults import Fault, Faults
 from eventbus_sync.testing.kafka_server import KafkaServer
 from eventbus_sync.testing.memory import MemoryBroker, MemoryBus
 from eventbus_sync.testing.nats_server import NatsServer
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 __all__ = [
     "ApiKey",
     "BrokerNotInstalled",
     "BrokerStartFailed",
+    "Fault",
+    "Faults",
     "KafkaServer",
     "MemoryBroker",
     "MemoryBus",
     "MockKafkaCluster",
     "NatsServer",
     "NotPossibleHere",
+    "TcpProxy",
 ]

@@ -23,6 +23,7 @@ from typing import ClassVar, Self
 from eventbus_sync.testing._ports import HOST, free_port
 from eventbus_sync.testing._process import Remains, ServerProcess
 from eventbus_sync.testing.broker_errors import BrokerStartFailed
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 _PORT_ATTEMPTS = 5
@@ -48,6 +49,7 @@ class Server(abc.ABC):
             folder that goes with ``close()``.
         start_timeout: seconds until it must answer.
         stop_timeout: seconds that it gets to end in good order.
+        proxy: where clients find it; started and closed by whoever made it.
     """
 
     #: How it is called in messages and in the name of its folder.
@@ -60,16 +62,20 @@ class Server(abc.ABC):
         folder: Path | None = None,
         start_timeout: float = 30.0,
         stop_timeout: float = 10.0,
+        proxy: TcpProxy | None = None,
     ) -> None:
         #: Told to the server and read back from it: the answer on our port may come from
         #: somebody else's server.
         self.identity = f"eventbus-{secrets.token_hex(6)}"
+        #: What stands between clients and the server, or None.
+        self.proxy = proxy
         self._ports = tuple(ports)
         self._given_folder = folder
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._lock = threading.RLock()
         self._log_start = 0
+        self._closed = False
         self._remains = Remains()
         weakref.finalize(self, self._remains.clear)
 
@@ -101,10 +107,20 @@ class Server(abc.ABC):
         return self._ports[0]
 
     @property
+    def public_port(self) -> int:
+        """Where clients find it: its proxy's port, else its own; raises as ``port``."""
+        return self.port if self.proxy is None else self.proxy.port
+
+    @property
     def running(self) -> bool:
         """Whether the process exists; a frozen one does."""
         process = self._remains.process
         return process is not None and process.running
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was the last that was asked of it."""
+        return self._closed
 
     @property
     def pid(self) -> int | None:
@@ -126,6 +142,7 @@ class Server(abc.ABC):
             BrokerStartFailed: it ended or did not answer within ``start_timeout``.
         """
         with self._turn():
+            self._closed = False
             if self.running:
                 return
             if self._ports:
@@ -188,6 +205,7 @@ class Server(abc.ABC):
         if not self._is_ours():
             return
         with self._lock:
+            self._closed = True
             if self._given_folder is not None:
                 self.stop()
             self._remains.clear()
@@ -252,6 +270,8 @@ class Server(abc.ABC):
                 return
 
     def _run(self) -> None:
+        if self.proxy is not None:
+            self.proxy.lead_to(self.port)
         folder = self._folder()
         command = self._command(folder)
         log = folder / "server.log"

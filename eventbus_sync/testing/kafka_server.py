@@ -12,6 +12,7 @@ from eventbus_sync.testing._mock_cluster import MockKafkaCluster
 from eventbus_sync.testing._ports import HOST
 from eventbus_sync.testing._server import Server
 from eventbus_sync.testing.broker_errors import BrokerNotInstalled, NotPossibleHere
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 KafkaKind = Literal["tansu", "librdkafka-mock"]
@@ -42,14 +43,14 @@ class TansuServer(Server):
     name = "tansu"
 
     def _command(self, folder: Path) -> Sequence[str]:  # noqa: ARG002 - stores nothing
-        address = f"tcp://{HOST}:{self.port}"
         return [
             find_tansu(),
             "broker",
             "--silent",
             f"--cluster-id={self.identity}",
-            f"--listener-url={address}",
-            f"--advertised-listener-url={address}",
+            f"--listener-url=tcp://{HOST}:{self.port}",
+            # Clients go where it tells them to go, whatever address they came by.
+            f"--advertised-listener-url=tcp://{HOST}:{self.public_port}",
             "--storage-engine=memory://tansu/",
         ]
 
@@ -83,10 +84,13 @@ class KafkaServer:
         port: 0 takes a free one at the first start; it stays the same ever after.
         start_timeout: seconds until it must answer.
         stop_timeout: seconds that it gets to end in good order.
+        proxy: a network that breaks on command; ``bootstrap_servers`` is then its
+            address.
 
     Raises:
         BrokerNotInstalled: nothing of the kind is installed.
-        NotPossibleHere: a port for the mock cluster, which chooses its own.
+        NotPossibleHere: a port or a proxy for the mock cluster, which chooses its own
+            ports.
     """
 
     def __init__(
@@ -96,17 +100,22 @@ class KafkaServer:
         port: int = 0,
         start_timeout: float = 10.0,
         stop_timeout: float = 10.0,
+        proxy: TcpProxy | None = None,
     ) -> None:
         self.kind: KafkaKind = kind or _kind_at_hand()
         self._mock: MockKafkaCluster | None = None
         if self.kind == "tansu":
             find_tansu()
-        elif port:
-            raise NotPossibleHere(_NOT_IN_MOCK.format("a port of your choice"))
+        elif port or proxy is not None:
+            what = "a port of your choice" if port else "a proxy"
+            raise NotPossibleHere(_NOT_IN_MOCK.format(what))
+        #: What stands between clients and the broker, or None.
+        self.proxy = proxy
         self._tansu = TansuServer(
             ports=(port,) if port else (),
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
+            proxy=proxy,
         )
 
     @property
@@ -119,12 +128,12 @@ class KafkaServer:
         """
         if self._mock is not None:
             return self._mock.bootstrap_servers
-        return f"{HOST}:{self._tansu.port}"
+        return f"{HOST}:{self._tansu.public_port}"
 
     @property
     def port(self) -> int:
         """
-        TCP port of 127.0.0.1, the same for life.
+        TCP port of 127.0.0.1 where clients find it, the same for life.
 
         Raises:
             RuntimeError: not started yet.
@@ -145,6 +154,11 @@ class KafkaServer:
     def running(self) -> bool:
         """Whether the broker exists; a frozen one does."""
         return self._mock is not None or self._tansu.running
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was the last that was asked of it."""
+        return self._tansu.closed
 
     @property
     def log(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from eventbus_sync.testing._ports import HOST
 from eventbus_sync.testing._server import Server
 from eventbus_sync.testing.broker_errors import BrokerNotInstalled
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 def find_nats_server() -> str:
@@ -54,6 +55,7 @@ class NatsServer(Server):
         folder: where log and streams are kept; by default a temporary one.
         start_timeout: seconds until it must answer.
         stop_timeout: seconds that it gets to end in good order.
+        proxy: a network that breaks on command; ``url`` is then its address.
     """
 
     name = "nats-server"
@@ -67,12 +69,14 @@ class NatsServer(Server):
         folder: Path | None = None,
         start_timeout: float = 10.0,
         stop_timeout: float = 10.0,
+        proxy: TcpProxy | None = None,
     ) -> None:
         super().__init__(
             ports=(port,) if port else (),
             folder=folder,
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
+            proxy=proxy,
         )
         self._config = config
         self._jetstream = jetstream
@@ -85,7 +89,7 @@ class NatsServer(Server):
         Raises:
             RuntimeError: not started yet, so no port was chosen.
         """
-        return f"nats://{HOST}:{self.port}"
+        return f"nats://{HOST}:{self.public_port}"
 
     def _command(self, folder: Path) -> Sequence[str]:
         # Flags win over the file, so a block of the user's cannot move the storage.

@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
@@ -92,9 +92,30 @@ def read_nats_stream(
     Raises:
         ReadBackFailed: no such stream, or not done in time; the last error is its cause.
     """
+    found: list[StoredEvent] = []
+    scan_nats_stream(
+        server, stream, found.append, subject=subject, values=values, timeout=timeout
+    )
+    return found
+
+
+def scan_nats_stream(  # noqa: PLR0913 - settings by name
+    server: str | NatsConfig,
+    stream: str,
+    see: Callable[[StoredEvent], object],
+    *,
+    subject: str = ">",
+    values: bool = True,
+    timeout: float = 30.0,
+) -> None:
+    """
+    Show *see* what ``read_nats_stream`` returns, each message once and in order.
+
+    For streams that are too large for memory.
+    """
     config = _config(server, "nats", NatsConfig)
-    order = _Order(stream, subject, values)
-    return asyncio.run(_read_stream(config, order, Deadline.after(timeout)))
+    order = _Order(stream, subject, values, see)
+    asyncio.run(_read_stream(config, order, Deadline.after(timeout)))
 
 
 def read_kafka_topic(
@@ -118,8 +139,29 @@ def read_kafka_topic(
     Raises:
         ReadBackFailed: no such topic, or not done in time.
     """
+    found: list[StoredEvent] = []
+    scan_kafka_topic(
+        bootstrap_servers, topic, found.append, values=values, timeout=timeout
+    )
+    found.sort(key=lambda event: (event.partition, event.sequence))
+    return found
+
+
+def scan_kafka_topic(
+    bootstrap_servers: str | KafkaConfig,
+    topic: str,
+    see: Callable[[StoredEvent], object],
+    *,
+    values: bool = True,
+    timeout: float = 30.0,
+) -> None:
+    """
+    Show *see* what ``read_kafka_topic`` returns, each partition in its order.
+
+    For topics that are too large for memory; partitions come mixed.
+    """
     config = _config(bootstrap_servers, "kafka", KafkaConfig)
-    return _read_topic(config, topic, Deadline.after(timeout), values=values)
+    _read_topic(config, topic, see, Deadline.after(timeout), values=values)
 
 
 def _config(given: str | Settings, scheme: str, kind: type[Settings]) -> Settings:
@@ -148,19 +190,28 @@ class _Order(NamedTuple):
     stream: str
     subject: str
     values: bool
+    see: Callable[[StoredEvent], object]
 
 
 class _Reading:
     """One attempt at a stream; the ``Listener`` of its connection."""
 
-    def __init__(self) -> None:
-        self.found: list[StoredEvent] = []
+    def __init__(self, see: Callable[[StoredEvent], object], seen: int) -> None:
+        self._see = see
+        self._count = 0
+        #: The sequence of the last message that was seen, by earlier attempts too.
+        self.seen = seen
         self.ended = asyncio.Event()
         self.error: Exception | None = None
 
     async def on_message(self, msg: "Msg") -> None:
         headers, place = msg.headers or {}, msg.metadata
-        self.found.append(
+        self._count += 1
+        if place.sequence.consumer != self._count:
+            self.fail(ReadBackFailed("the server left a message out"))
+        if self.error is not None:
+            return  # the next attempt goes on after what was seen
+        self._see(
             StoredEvent(
                 headers.get(EVENT_ID, ""),
                 headers.get(AGGREGATE_ID, ""),
@@ -170,9 +221,8 @@ class _Reading:
                 msg.data,
             )
         )
-        if place.sequence.consumer != len(self.found):
-            self.fail(ReadBackFailed("the server left a message out"))
-        elif place.num_pending == 0:
+        self.seen = place.sequence.stream
+        if place.num_pending == 0:
             self.ended.set()
 
     def fail(self, error: Exception) -> None:
@@ -190,9 +240,7 @@ class _Reading:
         self.fail(error)
 
 
-async def _read_stream(
-    config: NatsConfig, order: _Order, deadline: Deadline
-) -> list[StoredEvent]:
+async def _read_stream(config: NatsConfig, order: _Order, deadline: Deadline) -> None:
     import nats.errors  # noqa: PLC0415 - importing testing loads no driver
     import nats.js.errors  # noqa: PLC0415
 
@@ -201,8 +249,9 @@ async def _read_stream(
     what = f"stream {order.stream!r}"
     last: Exception | None = None
     servers = itertools.cycle(config.servers)
+    seen = 0
     while True:
-        reading = _Reading()
+        reading = _Reading(order.see, seen)
         connection = Connection(config, next(servers), reading)
         try:
             async with asyncio.timeout(deadline.remaining()):
@@ -210,7 +259,7 @@ async def _read_stream(
                 await connection.ask(_subscribe(connection, config, order, reading))
                 await reading.ended.wait()
             if reading.error is None:
-                return reading.found
+                return
             last = reading.error
         except (AuthenticationFailed, ConfigError, nats.js.errors.NotFoundError) as exc:
             raise _failed(what, deadline, [exc]) from exc
@@ -218,6 +267,7 @@ async def _read_stream(
             last = exc
         finally:
             await connection.discard()
+        seen = reading.seen
         if deadline.remaining() < _RETRY_AFTER:
             break
         await asyncio.sleep(_RETRY_AFTER)
@@ -227,10 +277,14 @@ async def _read_stream(
 async def _subscribe(
     connection: "Connection", config: NatsConfig, order: _Order, reading: _Reading
 ) -> None:
-    from nats.js.api import AckPolicy, ConsumerConfig  # noqa: PLC0415
+    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy  # noqa: PLC0415
 
     wanted = ConsumerConfig(
-        ack_policy=AckPolicy.NONE, headers_only=not order.values, mem_storage=True
+        ack_policy=AckPolicy.NONE,
+        headers_only=not order.values,
+        mem_storage=True,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=reading.seen + 1,
     )
     subscription = await connection.client.jetstream(domain=config.js_domain).subscribe(
         order.subject,
@@ -254,8 +308,13 @@ async def _subscribe(
 
 
 def _read_topic(
-    config: KafkaConfig, topic: str, deadline: Deadline, *, values: bool
-) -> list[StoredEvent]:
+    config: KafkaConfig,
+    topic: str,
+    see: Callable[[StoredEvent], object],
+    deadline: Deadline,
+    *,
+    values: bool,
+) -> None:
     import confluent_kafka  # noqa: PLC0415 - importing testing loads no driver
 
     what = f"topic {topic!r}"
@@ -281,7 +340,6 @@ def _read_topic(
             [confluent_kafka.TopicPartition(topic, p, beginning) for p in partitions]
         )
         end = confluent_kafka.KafkaError._PARTITION_EOF  # noqa: SLF001 - so they spell it
-        found: list[StoredEvent] = []
         unread = set(partitions)
         while unread:
             if deadline.expired():
@@ -289,7 +347,7 @@ def _read_topic(
             for message in consumer.consume(_BATCH, min(0.1, deadline.remaining())):
                 error = message.error()
                 if error is None:
-                    found.append(_stored(message, topic, values=values))
+                    see(_stored(message, topic, values=values))
                 elif error.code() == end:
                     # The end as the broker tells it while it hands out messages; what
                     # it says when asked for its offsets is wrong in some brokers.
@@ -298,8 +356,6 @@ def _read_topic(
                     errors.append(error)
     finally:
         consumer.close()
-    found.sort(key=lambda event: (event.partition, event.sequence))
-    return found
 
 
 def _partitions(

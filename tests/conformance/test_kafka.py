@@ -21,7 +21,11 @@ class TestEmbeddedKafka(BackendConformance):
         """The session's broker."""
         if kafka_server.kind != "tansu":
             skip_or_fail("no Kafka broker for this platform; TestMockKafka ran instead")
-        yield KafkaRig("tansu", kafka_server, kafka_server.freeze, kafka_server.resume)
+        yield KafkaRig(
+            kafka_server.bootstrap_servers,
+            freeze=kafka_server.freeze,
+            resume=kafka_server.resume,
+        )
         kafka_server.resume()
 
 
@@ -34,7 +38,9 @@ class TestMockKafka(BackendConformance):
         """A cluster of its own; threads of this process cannot freeze, only go away."""
         with MockKafkaCluster() as cluster:
             yield KafkaRig(
-                "mock", cluster, cluster.set_broker_down, cluster.set_broker_up
+                cluster.bootstrap_servers,
+                freeze=cluster.set_broker_down,
+                resume=cluster.set_broker_up,
             )
 
 
@@ -55,5 +61,7 @@ class TestApacheKafka(BackendConformance):
     @pytest.fixture
     def rig(self, apache: ApacheKafka) -> Iterator[Rig]:
         """The file's node."""
-        yield KafkaRig("apache", apache, apache.freeze, apache.resume)
+        yield KafkaRig(
+            apache.bootstrap_servers, freeze=apache.freeze, resume=apache.resume
+        )
         apache.resume()

@@ -17,5 +17,7 @@ class TestNats(BackendConformance):
     @pytest.fixture
     def rig(self, nats_server: NatsServer) -> Iterator[Rig]:
         """The session's server."""
-        yield NatsRig(nats_server)
+        yield NatsRig(
+            nats_server.url, freeze=nats_server.freeze, resume=nats_server.resume
+        )
         nats_server.resume()

@@ -38,7 +38,7 @@ def buses() -> Iterator[contextlib.ExitStack]:
 def test_promise_1_kafka_a_refusal_is_an_outcome(buses: contextlib.ExitStack) -> None:
     """What the broker does not take is settled, also when the driver knew it before."""
     with MockKafkaCluster() as cluster:
-        rig = KafkaRig("mock", cluster, lambda: None, lambda: None)
+        rig = KafkaRig(cluster.bootstrap_servers)
         bus = buses.enter_context(rig.bus(delivery_timeout=6))
         absent = rig.new_topic()
         cluster.set_topic_error(absent, KafkaError.UNKNOWN_TOPIC_OR_PART)
@@ -58,7 +58,7 @@ def test_promise_5_and_6_kafka_what_is_sent_again_is_stored_once_and_in_order(
     fresh_kafka_server: KafkaServer, buses: contextlib.ExitStack
 ) -> None:
     """A broker frozen for longer than an attempt gets every event twice or more."""
-    rig = KafkaRig("tansu", fresh_kafka_server, lambda: None, lambda: None)
+    rig = KafkaRig(fresh_kafka_server.bootstrap_servers)
     bus = buses.enter_context(rig.bus(delivery_timeout=6))
     topic = rig.new_topic()
     assert bus.publish_envelope_sync(topic, envelope(0, "warm")).success

@@ -115,7 +115,7 @@ class Wire:
 @pytest.fixture
 def nats(nats_server: NatsServer) -> NatsRig:
     """The session's server."""
-    return NatsRig(nats_server)
+    return NatsRig(nats_server.url)
 
 
 @pytest.fixture

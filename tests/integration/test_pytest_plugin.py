@@ -33,6 +33,57 @@ def test_fresh(nats_server, fresh_nats_server, fresh_kafka_server):
     assert nats_server.running
 """
 
+FAULTS = """
+import socket
+import pytest
+
+from eventbus_sync.testing import MemoryBus
+
+def reached(server):
+    try:
+        with socket.create_connection(("127.0.0.1", server.public_port), timeout=0.3) as s:
+            return s.recv(4) == b"INFO"
+    except OSError:
+        return False
+
+servers = []
+
+def test_the_server(freeze, kill, fresh_nats_server):
+    with freeze(fresh_nats_server):
+        assert not reached(fresh_nats_server)
+    assert reached(fresh_nats_server)
+    kill(fresh_nats_server, seconds=0.1).wait()
+    assert reached(fresh_nats_server)
+
+def test_the_network(proxied_nats_server, cut, deaf, slow):
+    for verb in cut, deaf:
+        with verb(proxied_nats_server):
+            assert not reached(proxied_nats_server)
+    with slow(proxied_nats_server, delay=1):
+        assert not reached(proxied_nats_server)
+    assert reached(proxied_nats_server)
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_next_test_finds_all_whole(again, freeze, nats_server, proxied_kafka_server, cut):
+    assert reached(nats_server)
+    freeze(nats_server)
+    cut(proxied_kafka_server)
+    assert not reached(nats_server)
+
+def test_left_broken(kill, faults, fresh_nats_server, fresh_kafka_server):
+    assert faults.kill == kill
+    kill(fresh_nats_server)
+    kill(fresh_kafka_server)
+    servers.extend([fresh_nats_server, fresh_kafka_server])
+
+def test_ended_all_the_same():
+    assert not any(server.running for server in servers)
+
+def test_reject(reject):
+    with MemoryBus() as bus, reject(bus):
+        pass
+"""
+
 
 @pytest.fixture
 def suite(
@@ -48,6 +99,13 @@ def suite(
 def test_fixtures(suite: pytest.Pytester) -> None:
     suite.makeconftest(PLUGIN)
     suite.runpytest_subprocess("-Werror").assert_outcomes(passed=2)
+
+
+def test_faults(pytester: pytest.Pytester, suite: pytest.Pytester) -> None:
+    """Each fixture breaks what it says, and the next test finds everything whole."""
+    suite.makeconftest(PLUGIN)
+    suite.makepyfile(FAULTS)
+    suite.runpytest_subprocess("-Werror", "-p", "no:randomly").assert_outcomes(passed=7)
 
 
 def test_registered_twice_and_imported_before(suite: pytest.Pytester) -> None:

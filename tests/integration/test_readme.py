@@ -46,6 +46,7 @@ from eventbus_sync.config import BusConfig
 from eventbus_sync.envelope.headers import FIELD_OF
 from eventbus_sync.testing import KafkaServer, MemoryBroker, NatsServer
 from eventbus_sync.testing._ports import free_port
+from eventbus_sync.testing.conformance import BackendConformance
 from eventbus_sync.testing.pytest_plugin import skip_or_fail
 from eventbus_sync.testing.readback import (
     StoredEvent,
@@ -361,8 +362,26 @@ def celery(stand: Stand) -> None:
 def own_tests(stand: Stand) -> None:
     """The tests that users are shown pass, on memory and on a real server."""
     workshop = stand.workshop
-    printed = workshop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
-    assert "3 passed" in printed
+    files = ["test_orders.py", "test_outage.py"]
+    printed = workshop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    assert re.search(r"^3 passed", printed, re.MULTILINE), printed
+
+
+def broken_network(stand: Stand) -> None:
+    """The fixtures that break things are found by the conftest that is shown."""
+    workshop = stand.workshop
+    file = "test_network.py"
+    printed = workshop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", file)
+    assert re.search(r"^1 passed", printed, re.MULTILINE), printed
+
+
+def own_broker(stand: Stand) -> None:
+    """The whole suite runs on the broker of the example."""
+    workshop = stand.workshop
+    file = "test_our_broker.py"
+    printed = workshop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", file)
+    tests = [name for name in dir(BackendConformance) if name.startswith("test_")]
+    assert re.search(rf"^{len(tests)} passed", printed, re.MULTILINE), printed
 
 
 def watched(stand: Stand) -> None:
@@ -393,6 +412,8 @@ SECTIONS: dict[str, Callable[[Stand], object]] = {
     "Celery": celery,
     "Watching": watched,
     "Testing your code": own_tests,
+    "Break things": broken_network,
+    "Check your broker": own_broker,
     **OUTBOX,
 }
 
@@ -538,7 +559,8 @@ def test_every_promise_names_its_tests() -> None:
     assert promises[::2] == [str(number) for number in range(1, 11)]
     defined = {
         name
-        for file in (ROOT / "tests").rglob("*.py")
+        for folder in (ROOT / "tests", ROOT / "eventbus_sync" / "testing")
+        for file in folder.rglob("*.py")
         for name in re.findall(r"def (test_promise_\w+)\(", file.read_text())
     }
     for number, said in zip(promises[::2], promises[1::2], strict=True):
