@@ -32,6 +32,8 @@ from eventbus_sync.backends.nats.record import Record
 from eventbus_sync.backends.nats.stream import StreamCheck, covers
 
 
+#: How many times as much is written at once: only then is another one waited for.
+LARGER: Final = 4
 #: For how many seconds events go one by one after a batch that was not stored whole.
 REST_SECONDS: Final = 1.0
 #: How long the server may take to show that it has read such a batch.
@@ -42,9 +44,10 @@ _FLOW: Final = 500
 # What the reply subject says of each: it opens the batch, belongs to it, commits it.
 _OPENS, _BELONGS, _COMMITS = range(3)
 _FIELDS: Final = 6
+_MAX_DIGITS: Final = 9
 # Refusals of the batch, not of the event: disabled, not understood, bad id, unknown id,
 # too many batches.
-_OF_THE_BATCH: Final = {10205, 10206, 10207, 10208, 10211}
+_OF_THE_BATCH: Final = (10205, 10206, 10207, 10208, 10211)
 
 
 class Batches:
@@ -142,7 +145,8 @@ class Batches:
         fields = name.split(b".")
         if len(fields) != _FIELDS or fields[0] != self._name:
             return  # of a batch that is over
-        number = int(fields[3]) if fields[3].isdigit() else 0
+        digits = fields[3] if len(fields[3]) <= _MAX_DIGITS else b""
+        number = int(digits) if digits.isdigit() else 0
         if not 0 < number <= len(self._records):
             return
         self._answers.last_at = time.monotonic()
@@ -153,8 +157,8 @@ class Batches:
             # A refusal that is told apart from the batch is followed by its end.
             if number == len(self._records) and said.get("type") != "err":
                 self._end()
-        elif type(said.get("count")) is int:
-            self._end(said["count"], Ack(stream=said.get("stream")))
+        elif type(said.get("count")) is int and isinstance(said.get("stream"), str):
+            self._end(said["count"], Ack(stream=said["stream"]))
 
     def refused(self, subject: str) -> None:
         """Permissions refused an event, which never became a part of the batch."""

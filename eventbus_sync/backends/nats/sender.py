@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from eventbus_sync.backends.base import Sink
-from eventbus_sync.backends.nats.batches import Batches
+from eventbus_sync.backends.nats.batches import LARGER, Batches
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.gates import Gates
@@ -91,8 +91,10 @@ class Sender:
         # What goes again goes one by one: then it is known what was stored before.
         together = not (self._again or self._gates) and self._batches.wanted(now)
         chosen: list[Record] = []
-        for _ in range(0 if self._batches.open else BATCH_MESSAGES):
-            record = self._next_record() if size < BATCH_BYTES else None
+        most = BATCH_MESSAGES * (LARGER if together else 1)
+        room = BATCH_BYTES * (LARGER if together else 1)
+        for _ in range(0 if self._batches.open else most):
+            record = self._next_record() if size < room else None
             if record is None:
                 break
             if self._may_go(record, connection, now):
