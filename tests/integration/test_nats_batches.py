@@ -128,7 +128,7 @@ def test_topics_of_other_streams_go_one_by_one(
     assert not in_batches(results)
 
 
-def test_promise_1_one_event_too_large_for_the_stream(
+def test_promise_1_and_6_one_event_too_large_for_the_stream(
     make: MakeBus, fresh_nats_server: NatsServer
 ) -> None:
     """It alone is rejected; what the server passed over goes again, in order."""
