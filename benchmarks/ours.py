@@ -26,6 +26,13 @@ def publish(to: Destination, work: Work) -> Tally:
         return publish_on(bus, to, work)
 
 
+def publish_in_batches(to: Destination, work: Work) -> Tally:
+    """The same with ``publish_mode="batch"``; the stream has to allow it."""
+    with connected(to, publish_mode="batch") as bus:
+        _warm_up(bus, to)
+        return publish_on(bus, to, work)
+
+
 def _warm_up(bus: EventBus, to: Destination) -> None:
     """Publish one event to each topic, before the clock runs."""
     for topic in to.topics:

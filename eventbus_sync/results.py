@@ -46,8 +46,10 @@ class PublishResult:
         settled_at: when the outcome was known, seconds since the epoch.
         latency: seconds from acceptance to outcome.
         partition, offset: where Kafka stored it, else None.
-        stream, sequence: where JetStream stored it, else None.
-        duplicate: JetStream had it already, which is a success.
+        stream, sequence: where JetStream stored it, else None. An event that went as
+            part of a batch (``publish_mode="batch"``) has no sequence.
+        duplicate: JetStream had it already, which is a success. Of an event in a batch
+            this is not told.
     """
 
     event_id: str

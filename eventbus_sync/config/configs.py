@@ -176,6 +176,10 @@ class NatsConfig(BusConfig):
             everything below that: ``orders`` and ``orders.>``.
         ensure_stream: ``"create"`` the stream if it is absent, only ``"validate"`` it,
             or ``"skip"`` that. An existing stream is never changed.
+        publish_mode: ``"single"``: each event is acknowledged by itself. ``"batch"``:
+            those that wait go as one batch, which takes less CPU; the results then name
+            no sequence. Needs nats-server 2.14 or newer, and a *stream* that is looked
+            at and allows it (``allow_batched``); one that is created does.
         storage, replicas: of a stream that is created.
         duplicate_window: for how long a stream that is created recognises repeats.
             Default: 120, or *delivery_timeout* and 5 more if that is longer.
@@ -221,6 +225,9 @@ class NatsConfig(BusConfig):
     )
     ensure_stream: Literal["create", "validate", "skip"] = attrs.field(
         default="create", validator=_fields.choice("create", "validate", "skip")
+    )
+    publish_mode: Literal["single", "batch"] = attrs.field(
+        default="single", validator=_fields.choice("single", "batch")
     )
     storage: Literal["file", "memory"] = attrs.field(
         default="file", validator=_fields.choice("file", "memory")

@@ -183,6 +183,13 @@ def _check_stream(config: Any) -> None:
     if config.subjects is not None and config.stream is None:
         msg = "stream is missing: subjects belong to one"
         raise ConfigError(msg)
+    looks = config.stream is not None and config.ensure_stream != "skip"
+    if config.publish_mode == "batch" and not looks:
+        msg = (
+            'publish_mode="batch" needs to know the stream: name it as stream, and let '
+            'ensure_stream be "create" or "validate"'
+        )
+        raise ConfigError(msg)
 
 
 def _check_times(config: Any) -> None:

@@ -178,6 +178,9 @@ class _Deaf:
     def answered(self, token: int, data: bytes, status: str | None) -> None:
         """Nothing is published here."""
 
+    def batched(self, name: bytes, data: bytes, status: str | None) -> None:
+        """Nothing is published here."""
+
     def lost(self, connection: "Connection", error: EventBusError) -> None:
         """The question in hand fails by itself."""
 

@@ -232,6 +232,9 @@ class _Reading:
     def answered(self, token: int, data: bytes, status: str | None) -> None:
         """Nothing is published here."""
 
+    def batched(self, name: bytes, data: bytes, status: str | None) -> None:
+        """Nothing is published here."""
+
     def refused(self, subject: str, error: Exception) -> None:
         """Nothing is published here."""
 

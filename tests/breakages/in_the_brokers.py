@@ -4,6 +4,7 @@ from breakages.broken import Breakage
 
 
 _NATS_ACK = "eventbus_sync/backends/nats/ack.py"
+_NATS_BATCHES = "eventbus_sync/backends/nats/batches.py"
 _NATS_CULPRIT = "eventbus_sync/backends/nats/culprit.py"
 _NATS_PENDING = "eventbus_sync/backends/nats/pending.py"
 _NATS_SENDER = "eventbus_sync/backends/nats/sender.py"
@@ -20,10 +21,20 @@ _AGAIN_ON_KAFKA = (
     "tests/integration/test_promises.py::test_promise_5_and_6_kafka_"
     "what_is_sent_again_is_stored_once_and_in_order"
 )
+_IN_BATCHES = "tests/integration/test_nats_batches.py::test_promise_"
 _ON_NATS = "tests/conformance/test_nats.py::TestNats::test_"
 _ON_KAFKA = "tests/conformance/test_kafka.py::TestEmbeddedKafka::test_"
 
 IN_THE_BROKERS = [
+    # -- promise 1: the right outcome, also for an event in a batch ----------------------
+    Breakage(
+        1,
+        "what stands behind the refused event of a batch is called stored",
+        _NATS_BATCHES,
+        "            if ack is not None and number <= stored:\n",
+        "            if ack is not None or number <= stored:\n",
+        [f"{_IN_BATCHES}1_and_6_one_event_too_large_for_the_stream"],
+    ),
     # -- promise 5: stored once --------------------------------------------------------
     Breakage(
         5,
@@ -50,6 +61,14 @@ IN_THE_BROKERS = [
         [_AGAIN_ON_KAFKA],
     ),
     # -- promise 6: order per aggregate ------------------------------------------------
+    Breakage(
+        6,
+        "what a batch leaves behind goes again newest first",
+        _NATS_BATCHES,
+        "        self._go_on(again)\n",
+        "        self._go_on(again[::-1])\n",
+        [f"{_IN_BATCHES}1_and_6_one_event_too_large_for_the_stream"],
+    ),
     Breakage(
         6,
         "NATS sends again newest first",

@@ -90,6 +90,7 @@ def test_throughput_shows_everybody_and_the_ratios(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = complete(file)
     assert {"ours", "literal design", "publish and wait"} <= found.keys()
+    assert {"ours in batches", "ours in batches / ours"} <= found.keys()
     assert found["ours / by hand (publish_async)"]["target"] == "T1"
     assert found["overhead over the bare loop"]["target"] == "T3 nats"
     assert "400 accepted = 400 acked + 0 not acked + 0 dropped; 400 stored" in (

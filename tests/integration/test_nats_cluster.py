@@ -61,6 +61,9 @@ def leader(server: NatsServer, cluster: list[NatsServer]) -> NatsServer:
     return next(server for server in cluster if server.identity == name)
 
 
+both_modes = pytest.mark.parametrize("mode", ["single", "batch"])
+
+
 def publish(bus: EventBus) -> threading.Thread:
     """Publish from four threads, in the background."""
     events = [envelope(n, f"order-{n % 30}") for n in range(COUNT)]
@@ -77,16 +80,17 @@ def stored_once(server: NatsServer, bus: EventBus) -> list[StoredEvent]:
     return stored
 
 
+@both_modes
 def test_promise_5_and_6_the_leader_is_killed(
-    make: MakeBus, cluster: list[NatsServer]
+    make: MakeBus, cluster: list[NatsServer], mode: str
 ) -> None:
     """We are connected to it, it is dead: the others store each event once, in order."""
     # Knowing one server is enough; it names the others.
-    bus = make(cluster[0], stream=STREAM, replicas=3)
+    bus = make(cluster[0], stream=STREAM, replicas=3, publish_mode=mode)
     bus.start(60)
     victim = leader(cluster[0], cluster)
     bus.close(5)
-    bus = make(victim, stream=STREAM, replicas=3)
+    bus = make(victim, stream=STREAM, replicas=3, publish_mode=mode)
     publishing = publish(bus)
     eventually(lambda: bus.stats().acked > COUNT // 8, timeout=60, interval=0.001)
     victim.kill()
@@ -96,9 +100,13 @@ def test_promise_5_and_6_the_leader_is_killed(
     assert bus.health().reconnects >= 1
 
 
-def test_promise_5_the_leader_moves(make: MakeBus, cluster: list[NatsServer]) -> None:
+@both_modes
+def test_promise_5_the_leader_moves(
+    make: MakeBus, cluster: list[NatsServer], mode: str
+) -> None:
     """On a live connection: refused for a moment, tried again, stored once."""
-    bus = make(",".join(s.url for s in cluster), stream=STREAM, replicas=3)
+    urls = ",".join(s.url for s in cluster)
+    bus = make(urls, stream=STREAM, replicas=3, publish_mode=mode)
     bus.start(60)
     publishing = publish(bus)
 

@@ -238,8 +238,20 @@ class TestNats:
         assert refusal(NatsConfig, replicas=6).startswith("replicas must be")
         assert refusal(NatsConfig, replicas=None).startswith("replicas must be")
 
+    @pytest.mark.parametrize(
+        "settings", [{}, {"stream": "S", "ensure_stream": "skip"}, {"jetstream": False}]
+    )
+    def test_batches_need_a_stream(self, settings: dict[str, Any]) -> None:
+        """What a stream takes has to be known before anything goes to it together."""
+        said = refusal(NatsConfig, publish_mode="batch", **settings)
+        assert "stream" in said
+        assert "ensure_stream" in said
+        assert NatsConfig(stream="S", publish_mode="batch").publish_mode == "batch"
+        assert NatsConfig().publish_mode == "single"
+
     def test_choices(self) -> None:
-        """Storage and what to do about the stream are among those that exist."""
+        """Storage, mode and what to do about the stream are among those that exist."""
+        assert "'batch'" in refusal(NatsConfig, stream="S", publish_mode="fast")
         assert "'memory'" in refusal(NatsConfig, storage="disk")
         assert "'validate'" in refusal(NatsConfig, ensure_stream=True)
 

@@ -45,6 +45,9 @@ class _Listener:
     def answered(self, token: int, data: bytes, status: str | None) -> None:
         """Nothing is published here."""
 
+    def batched(self, name: bytes, data: bytes, status: str | None) -> None:
+        """Nothing is published here."""
+
     def lost(self, connection: Connection, error: EventBusError) -> None:
         del connection
         self.errors.append(error)

@@ -15,6 +15,7 @@ from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.backends.nats import sender as _nats_sender
 from eventbus_sync.backends.nats.answers import MAX_REPORTED, Answered, Answers
+from eventbus_sync.backends.nats.batches import Batches
 from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.handover import HandOver
@@ -40,6 +41,19 @@ from eventbus_sync.errors import (
 def message(topic: str = "orders", value: bytes = b"{}") -> OutgoingMessage:
     """Return a message as the bus makes it."""
     return OutgoingMessage(topic, "k", value, [("X-Event-ID", "id")], "id", 20)
+
+
+def make_sender(
+    pending: Pending,
+    gates: Gates,
+    handover: HandOver,
+    stream: StreamCheck,
+    sink: RecordingSink,
+) -> Sender:
+    """Return a sender of single events, which nobody listens to."""
+    answers = Answers(pending, gates, sink, lambda chunk: None, lambda records: None)
+    batches = Batches(stream, answers, lambda records: None)
+    return Sender(pending, gates, handover, stream, sink, batches)
 
 
 @pytest.fixture
@@ -229,7 +243,7 @@ def test_one_by_one(
     """Each alone, until one ends the connection; only what is guilty is settled."""
     pending, handover = Pending(), HandOver()
     stream = StreamCheck(NatsConfig(), sink, Readiness())
-    sender = Sender(pending, Gates(pending, sink), handover, stream, sink)
+    sender = make_sender(pending, Gates(pending, sink), handover, stream, sink)
     records = [Record(message(value=body), Sent(), 1e9) for body in bodies]
     for one in records:
         pending.add(one)
@@ -250,7 +264,7 @@ def test_one_by_one_takes_its_time_and_no_more(
     monkeypatch.setattr(_nats_sender, "ONE_BY_ONE_SECONDS", 0.0)
     pending, handover = Pending(), HandOver()
     stream = StreamCheck(NatsConfig(), sink, Readiness())
-    sender = Sender(pending, Gates(pending, sink), handover, stream, sink)
+    sender = make_sender(pending, Gates(pending, sink), handover, stream, sink)
     pending.add(Record(message(), Sent(), 1e9))
     sender.restart()
     connection: Any = _NoConnection()
@@ -354,7 +368,7 @@ def test_a_probe_past_its_window_makes_way(sink: RecordingSink) -> None:
     gates = Gates(pending, sink)
     stream = StreamCheck(NatsConfig(), sink, Readiness())
     stream.window = 5.0  # no repeat at all
-    sender = Sender(pending, gates, handover, stream, sink)
+    sender = make_sender(pending, gates, handover, stream, sink)
     old, new = (Record(message(), Sent(n), 1e9) for n in range(2))
     handover.events += (old, new)
     connection: Any = _NoConnection()

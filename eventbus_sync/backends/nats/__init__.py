@@ -14,6 +14,7 @@ NATS JetStream through nats-py. Begin with ``backend.py``.
     sender.py      what is written next, and what never may be
     gates.py       subjects that are held back while nobody answers there
     culprit.py     the event over which a server ends connections
+    batches.py     many events as one message to the stream, where that is wanted
     answers.py     answers, sorted on the loop thread, in chunks to the ack workers
     workers.py     the ack workers; ack.py: what an answer says
     watch.py       deadlines and silence

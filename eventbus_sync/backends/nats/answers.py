@@ -11,15 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from eventbus_sync.backends.base import Settlement, Sink
+from eventbus_sync.backends.base import Ack, Settlement, Sink
 from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record
 from eventbus_sync.errors import NotAuthorized
 
 
-#: An answered record with the bytes of its answer.
-Answered = tuple[Record, bytes]
+#: A record with the bytes of its answer, or with what they say.
+Answered = tuple[Record, bytes | Ack]
 
 #: Subjects whose refusal has been reported; more are only settled.
 MAX_REPORTED = 100
@@ -58,7 +58,7 @@ class Answers:
         self._denied: dict[str, tuple[int, Exception]] = {}
         self._reported: set[str] = set()
 
-    def answered(self, token: int, data: bytes, status: str | None) -> None:
+    def answered(self, token: int, data: bytes | Ack, status: str | None) -> None:
         """Sort one answer; what was settled before, or never asked, is nothing."""
         if status == "503":
             record = self._pending.get(token)

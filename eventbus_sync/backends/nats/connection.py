@@ -48,6 +48,9 @@ class Listener(Protocol):
     def answered(self, token: int, data: bytes, status: str | None) -> None:
         """An answer came for the message with *token*; "503": no stream took it."""
 
+    def batched(self, name: bytes, data: bytes, status: str | None) -> None:
+        """An answer came that goes by a longer *name*: see ``batches.py``."""
+
     def lost(self, connection: "Connection", error: EventBusError) -> None:
         """The connection is of no more use; told once."""
 
@@ -250,16 +253,23 @@ class Connection:
 
         # No limits: what comes here is bounded by what is in flight, and nats-py
         # drops what exceeds a limit.
+        all_names = ">" if self._config.publish_mode == "batch" else "*"
         subscription = await self.client.subscribe(
-            f"{inbox}.*", cb=on_message, pending_msgs_limit=0, pending_bytes_limit=0
+            f"{inbox}.{all_names}",
+            cb=on_message,
+            pending_msgs_limit=0,
+            pending_bytes_limit=0,
         )
         self.client.inbox = subscription._id  # noqa: SLF001 - nats-py keeps it to itself
 
     def _on_answer(self, subject: bytes, data: bytes, header: bytes) -> None:
         token = subject[len(self.reply_prefix) :]
+        no_stream = not data and bool(header) and header.startswith(_NO_RESPONDERS)
+        status = "503" if no_stream else None
         if token.isdigit() and len(token) <= _MAX_DIGITS:
-            no_stream = not data and bool(header) and header.startswith(_NO_RESPONDERS)
-            self._listener.answered(int(token), data, "503" if no_stream else None)
+            self._listener.answered(int(token), data, status)
+        else:
+            self._listener.batched(token, data, status)
 
     def _on_broken(self, exc: Exception) -> None:
         error = ConnectionLost(f"{self.server} sent what is no NATS protocol: {exc!r}")

@@ -9,10 +9,11 @@ connection is lost, and starts over. Lives on the loop thread.
 import asyncio
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from eventbus_sync.backends.base import Settlement, Sink
 from eventbus_sync.backends.nats.answers import Answered, Answers
+from eventbus_sync.backends.nats.batches import Batches
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.dialer import Dialer
@@ -20,6 +21,7 @@ from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.handover import HandOver
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
+from eventbus_sync.backends.nats.record import Record
 from eventbus_sync.backends.nats.sender import Sender
 from eventbus_sync.backends.nats.stream import StreamCheck
 from eventbus_sync.backends.nats.watch import Watch, failure
@@ -60,9 +62,12 @@ class Pump:
         self._pending = Pending()
         self._gates = Gates(self._pending, sink)
         self._stream = StreamCheck(config, sink, readiness)
-        self._sender = Sender(self._pending, self._gates, handover, self._stream, sink)
         self._answers = Answers(
-            self._pending, self._gates, sink, hand_over, self._sender.release
+            self._pending, self._gates, sink, hand_over, self._release
+        )
+        self._batches = Batches(self._stream, self._answers, self._go_on)
+        self._sender = Sender(
+            self._pending, self._gates, handover, self._stream, sink, self._batches
         )
         self._dialer = Dialer(
             config, self, failed=self._attempt_failed, exhausted=readiness.failed
@@ -85,7 +90,7 @@ class Pump:
         self._looking: asyncio.Task[None] | None = None
         # The Listener's methods, without a detour for each acknowledgement.
         self.answered = self._answers.answered
-        self.refused = self._answers.refused
+        self.batched = self._batches.answered
 
     # -- life --------------------------------------------------------------------------
 
@@ -159,11 +164,12 @@ class Pump:
         if self._culprit.wanted:
             await self._sender.send_one_by_one(connection, self._culprit)
         while not connection.lost:
+            await self._batches.clear_up(connection)
             parts = self._sender.next_parts(connection)
             if parts:
                 await connection.write(parts)
             elif self._sender.idle:
-                if self._stop.is_set():
+                if self._stop.is_set() and self._sender.done:
                     return
                 await self._handover.wait()
                 continue
@@ -176,6 +182,19 @@ class Pump:
         self._culprit.ended(connection)
         self._dialer.note(error)
         self._disconnected(error)
+        self._handover.wake()
+
+    def refused(self, subject: str, error: Exception) -> None:
+        """Have what permissions refused settled, and a batch with it in it ended."""
+        self._answers.refused(subject, error)
+        self._batches.refused(subject)
+
+    def _release(self, records: Sequence[Record]) -> None:
+        self._sender.release(records)
+
+    def _go_on(self, records: Sequence[Record]) -> None:
+        """A batch is over: *records* go again, and then what waited for its end."""
+        self._sender.release(records)
         self._handover.wake()
 
     def _attempt_failed(self, error: EventBusError) -> None:

@@ -105,8 +105,12 @@ class Record:
 
     def turned_away(self) -> None:
         """The attempt was answered with "no responders": no stream took it."""
-        self.outstanding = False
         self.no_stream = True
+        self.turned_back()
+
+    def turned_back(self) -> None:
+        """The attempt came to nothing: it is not stored, for no reason of its own."""
+        self.outstanding = False
         if not self.unanswered:
             # It is stored nowhere, so no duplicate window has begun.
             self.written_at = self.sent_at = 0.0

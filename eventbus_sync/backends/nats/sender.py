@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from eventbus_sync.backends.base import Sink
+from eventbus_sync.backends.nats.batches import LARGER, Batches
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.gates import Gates
@@ -36,32 +37,41 @@ class Sender:
         handover: where events come from.
         stream: knows for how long an event may be sent again.
         sink: is told what is too large.
+        batches: takes new events together, where that is wanted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an event passes, in this order
         self,
         pending: Pending,
         gates: Gates,
         handover: HandOver,
         stream: StreamCheck,
         sink: Sink,
+        batches: Batches,
     ) -> None:
         self._pending = pending
         self._gates = gates
         self._handover = handover
         self._stream = stream
         self._sink = sink
+        self._batches = batches
         # Records to send before anything newer.
         self._again: deque[Record] = deque()
 
     @property
-    def idle(self) -> bool:
+    def done(self) -> bool:
         """Whether no event waits to be looked at."""
         return not (self._again or self._handover.events)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to write until something happens."""
+        return self._batches.open or self.done
 
     def restart(self) -> None:
         """Begin anew on a new connection, with everything that is unanswered."""
         self._gates.restart()
+        self._batches.restart()
         self._again = deque(self._pending)
 
     def release(self, records: Sequence[Record]) -> None:
@@ -78,14 +88,24 @@ class Sender:
         """
         parts: list[bytes] = []
         size, now = 0, time.monotonic()
-        for _ in range(BATCH_MESSAGES):
-            record = self._next_record() if size < BATCH_BYTES else None
+        # What goes again goes one by one: then it is known what was stored before.
+        together = not (self._again or self._gates) and self._batches.wanted(now)
+        chosen: list[Record] = []
+        most = BATCH_MESSAGES * (LARGER if together else 1)
+        room = BATCH_BYTES * (LARGER if together else 1)
+        for _ in range(0 if self._batches.open else most):
+            record = self._next_record() if size < room else None
             if record is None:
                 break
             if self._may_go(record, connection, now):
                 record.attempted(now)
-                parts += record.parts(connection.reply_prefix)
                 size += record.size
+                if together:
+                    chosen.append(record)
+                else:
+                    parts += record.parts(connection.reply_prefix)
+        if chosen:
+            parts = self._batches.parts(chosen, connection.reply_prefix)
         plain = self._handover.plain
         while plain and size < BATCH_BYTES:
             command, *content, end = plain_message(plain.popleft())

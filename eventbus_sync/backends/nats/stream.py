@@ -52,11 +52,13 @@ class StreamCheck:
 
     Attributes:
         window: seconds for which the stream recognises a repeat.
+        batches: what the stream takes, if events may go to it as batches; else nothing.
         error: what is wrong with it, if anything is.
     """
 
     def __init__(self, config: NatsConfig, sink: Sink, verdict: Verdict) -> None:
         self.window = DEFAULT_WINDOW
+        self.batches: tuple[str, ...] = ()
         self.error: EventBusError | None = None
         self._config = config
         self._sink = sink
@@ -89,13 +91,18 @@ class StreamCheck:
         """
         error: EventBusError | None
         window = None
+        batches: tuple[str, ...] = ()
         try:
-            window = await ensure_stream(connection, self._config)
+            found = await ensure_stream(connection, self._config)
+            window = float((found and found.duplicate_window) or DEFAULT_WINDOW)
+            if found is not None and self._config.publish_mode == "batch":
+                batches = tuple(found.subjects or ())
             error = short_window(self._config, window)
         except EventBusError as exc:
             error = exc
         if connection.lost:
             return
+        self.batches = batches
         self._usable = window is not None
         self.window = window or self.window
         if not self._usable:
@@ -114,25 +121,28 @@ class StreamCheck:
         self._verdict.failed(error)
 
 
-async def ensure_stream(connection: Connection, config: NatsConfig) -> float:
+async def ensure_stream(
+    connection: Connection, config: NatsConfig
+) -> StreamConfig | None:
     """
     Make sure that the configured stream takes the configured subjects.
 
     Returns:
-        The stream's duplicate window in seconds.
+        The stream as it is configured; None if there is none to look at.
 
     Raises:
-        StreamInvalid: it is absent, does not take a subject, or JetStream is off.
+        StreamInvalid: it is absent, does not take a subject or a batch, or JetStream
+            is off.
         BrokerUnreachable: JetStream does not answer now.
         EventBusError: the connection was lost, or may not be used for this.
     """
     if not _looks(config):
-        return DEFAULT_WINDOW
+        return None
     manager = _manager(connection, config)
     try:
         found = await _found_or_made(connection, manager, config)
         _check(found, config)
-        return float(found.duplicate_window or DEFAULT_WINDOW)
+        return found  # noqa: TRY300 - what follows are the reasons why there is none
     except EventBusError:
         raise
     except TimeoutError as exc:
@@ -214,6 +224,13 @@ def _check(found: StreamConfig, config: NatsConfig) -> None:
     if found.sealed:
         msg = f"stream {config.stream!r} is sealed, so it takes no event any more"
         raise StreamInvalid(msg)
+    if config.publish_mode == "batch" and not found.allow_batched:
+        msg = (
+            f'stream {config.stream!r} does not take what publish_mode="batch" sends: '
+            "set allow_batched on the stream (it is never changed from here; servers "
+            'before 2.14 cannot), or publish_mode="single", as events go meanwhile'
+        )
+        raise StreamInvalid(msg)
 
 
 async def _found_or_made(
@@ -235,6 +252,8 @@ async def _found_or_made(
         storage=StorageType(config.storage),
         num_replicas=config.replicas,
         duplicate_window=config.duplicate_window,
+        # Not False: a server that does not know it would be asked about it for nothing.
+        allow_batched=True if config.publish_mode == "batch" else None,
     )
     try:
         return (await connection.ask(manager.add_stream(wanted))).config

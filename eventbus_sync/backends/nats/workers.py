@@ -89,7 +89,7 @@ class AckWorkers:
     def _settle(self, answers: Sequence[Answered]) -> None:
         chunk: list[Settlement] = []
         for record, data in answers:
-            said = read_ack(data)
+            said = data if isinstance(data, Ack) else read_ack(data)
             if not isinstance(said, Ack):
                 said = record.refused(said)
             chunk.append((record.delivery, said))
