@@ -32,8 +32,9 @@ from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
 
 #: As short as they may be, so that killed relays' rows come back soon.
 DELIVERY_TIMEOUT, LEASE = 1, 6
-#: With five pairs of a database and a broker, the slow tier makes a hundred rounds.
-ROUNDS = 20
+#: A round kills one of two relays. With five pairs of a database and a broker the slow
+#: tier makes a hundred; ``RELAY_ROUNDS=100`` makes a hundred of each pair.
+ROUNDS = int(os.environ.get("RELAY_ROUNDS", "20"))
 
 OPTIONS = ("--lease", str(LEASE), "--batch-size", "40", "--no-purge")
 

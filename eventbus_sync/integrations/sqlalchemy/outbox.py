@@ -211,9 +211,10 @@ class SqlAlchemyOutbox:
         )
         if not self._database.locks_rows:
             # SQLite has one lock for all who write: an idle relay does not take it.
-            look = partial(_claim.anything, table=self.table, scan_from=scan_from)
-            if not self._run(look, writes=False):
-                return Claim(())
+            look = partial(_claim.nothing, table=self.table, scan_from=scan_from)
+            nothing = self._run(look, writes=False)
+            if nothing is not None:
+                return nothing
         # Dirty reads on purpose: a row that is not committed yet is seen, cannot be
         # locked, and so holds its aggregate. All that is taken is locked before.
         return self._run(
