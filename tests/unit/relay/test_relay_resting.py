@@ -79,7 +79,7 @@ def rig(bus: MemoryBus, store: Scripted, **settings: Any) -> Rig:
     trouble = Trouble("eventbus-relay")
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     breaker = Breaker()
-    publisher = Publisher(bus, held, breaker, RetryPolicy(), trouble, Topics(5.0))
+    publisher = Publisher(bus, held, breaker, RetryPolicy(), trouble, Topics(5.0, 99))
     claimer = Claimer(
         *(store, bus, held, breaker, publisher, trouble, Settings(**chosen)),
         ended=lambda: False,
