@@ -145,6 +145,8 @@ def kill_relays_at_random(
     engine.dispose()
     committed = {event_id for writer in writers for event_id in writer.committed}
     rolled_back = {event_id for writer in writers for event_id in writer.rolled_back}
+    counts = (ROUNDS, len(committed), len(rolled_back))
+    print("{} kills, {:,} events committed, {:,} rolled back".format(*counts))  # noqa: T201
     assert rolled_back
     assert stats.published == len(committed) > ROUNDS
     assert (stats.dead, stats.leased) == (0, 0)

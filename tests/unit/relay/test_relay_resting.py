@@ -316,7 +316,7 @@ def test_old_rows_that_are_tried_again_do_not_hush_up_what_hides_the_new(
         for claim in claims:
             if not claimer._scan_from:
                 claimer._round.hides = False
-            claimer._note(claim)
+            claimer._round.note(claim, 0.0)
             claimer._scan_from = claim.scanned_to
             claimer._look_for_hidden(claim)
         return list(said)
