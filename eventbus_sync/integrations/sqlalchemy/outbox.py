@@ -109,8 +109,17 @@ class SqlAlchemyOutbox:
         begins_before_savepoints(engine)
 
     def create_all(self) -> None:
-        """Create the table and its indexes if the table is not there."""
+        """
+        Create the table and its indexes, as far as they are not there.
+
+        Raises:
+            SchemaMismatch: there is a table of this name with other columns.
+        """
         self.table.metadata.create_all(self.engine, [self.table])
+        with self.engine.begin() as connection:
+            for index in _schema.missing_indexes(connection, self.table):
+                self._check(connection)
+                index.create(connection)
 
     # -- the write side --------------------------------------------------------------
 
