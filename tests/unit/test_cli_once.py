@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from sqlalchemy import text
-from support.outbox_rows import an_event, write
+from support.outbox_rows import an_event, buried, take, write
 from support.patience import SLACK
 from support.relay_store import MemoryStore
 
@@ -154,3 +154,22 @@ def test_drain_of_a_relay_whose_bus_was_closed_says_so() -> None:
         with pytest.raises(BusClosed):
             relay.drain(SLACK)
         assert not relay.drain(start=False)
+
+
+def test_what_is_left_is_told_by_the_table(sqlite_outbox: SqlAlchemyOutbox) -> None:
+    outbox = sqlite_outbox
+    write(outbox, "a")
+    assert not cli_once.left(outbox)
+    outbox.mark([buried(record) for record in take(outbox).records])
+    assert cli_once.left(outbox)
+
+
+def test_a_table_that_went_away_meanwhile_is_store_failed(
+    sqlite_outbox: SqlAlchemyOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = sqlite_outbox.stats()
+    monkeypatch.setattr(sqlite_outbox, "stats", lambda **_: stats)
+    sqlite_outbox.table.drop(sqlite_outbox.engine)
+    with pytest.raises(StoreFailed, match="the outbox's database failed"):
+        cli_once.left(sqlite_outbox)
+    sqlite_outbox.create_all()

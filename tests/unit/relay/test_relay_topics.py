@@ -223,6 +223,10 @@ def test_what_has_no_rows_any_more_is_forgotten(topics: Topics, clock: Clock) ->
     assert goes(topics, "bad")
     assert set(topics._topics) == {"held", "bad", "new"}
     assert all(goes(topics, "newer", f"n{n}") for n in range(99))
+    crowd(topics)
+    clock.now += FORGET
+    assert goes(topics, "newest")
+    assert set(topics._topics) == {"newest"}
 
 
 def test_many_rows_come_back_one_after_the_other(topics: Topics, clock: Clock) -> None:
