@@ -72,7 +72,7 @@ def add_outbox(
         deed.set_defaults(run=answered(deed, run))
         return deed
 
-    add("init", "create the table and its indexes unless it is there", _init)
+    add("init", "create the table and its indexes, as far as they are missing", _init)
     stats = add("stats", "count rows by state, and say how old the oldest is", _stats)
     stats.add_argument(
         "--json", action="store_true", help="print JSON, ages in seconds"

@@ -22,8 +22,9 @@ from eventbus_sync.cli_database import (
     answered,
     complain,
 )
+from eventbus_sync.cli_once import Standstill, left
 from eventbus_sync.cli_status import Status
-from eventbus_sync.errors import BusClosed, ConfigError, StartFailed, StoreFailed
+from eventbus_sync.errors import BusClosed, ConfigError, StartFailed
 
 
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ signals:
 exit codes:
   0    stopped by a signal; or --once, and all that was due is published
   1    --once, and rows are left: dead ones, ones that were tried and wait for
-       another attempt, ones that another relay has, at work or killed; or no
-       broker was reached. Or stopped by a signal, but outcomes did not come or
-       could not be marked: these rows come back when their lease ends
+       another attempt, ones that another relay has, at work or killed, ones
+       that waited 10 s for an older transaction of the database (PostgreSQL),
+       and it says for which; or no broker was reached. Or stopped by a signal,
+       but outcomes did not come or could not be marked: these rows come back
+       when their lease ends
   2    wrong arguments, a table that does not fit, or the bus was closed
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
@@ -211,7 +214,8 @@ def _relay(
             drained = at_once = settled = False
             try:
                 status.say("relaying; SIGTERM or Ctrl-C ends it")
-                drained = _until(relay, asked, status, once=arguments.once)
+                standstill = Standstill(relay, outbox)
+                drained = _until(relay, asked, status, standstill, once=arguments.once)
                 status.say("stopping: waiting for what is in flight")
             except SystemExit:
                 at_once = True  # a second signal
@@ -225,40 +229,27 @@ def _relay(
         raise BusClosed
     if not arguments.once or asked:
         return DONE if settled else NOTHING
-    return DONE if drained and not _left(outbox) else NOTHING
-
-
-def _left(outbox: "SqlAlchemyOutbox") -> bool:
-    """Whether there are rows that had to be published, and were not."""
-    if outbox.stats(settled=False).dead:
-        return True
-    from sqlalchemy import or_, select  # noqa: PLC0415 - it is installed, see opened
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
-
-    c = outbox.table.c
-    # Not the rows that wait for their not_before: nobody tried them. A lease may be
-    # that of a relay which is at work, or was killed: nobody can tell these apart. One
-    # that has ended by now held its row while we looked for work.
-    left = select(c.position).where(
-        c.state == "pending", or_(c.error.is_not(None), c.lease.is_not(None))
-    )
-    try:
-        with outbox.engine.connect() as connection:
-            return connection.scalar(left.limit(1)) is not None
-    except DBAPIError as error:
-        msg = f"the outbox's database failed: {error.orig}"
-        raise StoreFailed(msg) from error
+    return DONE if drained and not left(outbox) else NOTHING
 
 
 def _until(
-    relay: "OutboxRelay", asked: list[int], status: Status, *, once: bool
+    relay: "OutboxRelay",
+    asked: list[int],
+    status: Status,
+    standstill: Standstill,
+    *,
+    once: bool,
 ) -> bool:
     """Return when a signal came or, with *once*, nothing is due: then True."""
     drained: list[bool] = []
     if once:
-        spawn("relay-drain", lambda: drained.append(relay.drain()))
+        spawn("relay-drain", lambda: drained.append(relay.drain(start=False)))
     while not asked and not drained and relay.stats().state == "running":
         if once and relay.stats().breaker == "open":
+            return False
+        hidden = standstill.look() if once else ""
+        if hidden:
+            status.say(hidden)
             return False
         status.show()
         time.sleep(_LOOK)

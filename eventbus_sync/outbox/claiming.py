@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
-import attrs
-
 from eventbus_sync._threads import Deadline
 from eventbus_sync.bus import EventBus
 from eventbus_sync.errors import (
@@ -21,6 +19,7 @@ from eventbus_sync.outbox.hidden import HiddenRows
 from eventbus_sync.outbox.lines import Lease, size_of
 from eventbus_sync.outbox.publishing import OVERDUE, Publisher
 from eventbus_sync.outbox.record import Claim
+from eventbus_sync.outbox.round import Round
 from eventbus_sync.outbox.settings import Settings
 from eventbus_sync.outbox.store import OutboxStore
 from eventbus_sync.outbox.trouble import Trouble
@@ -41,33 +40,8 @@ LONGEST_BACKOFF: Final = 2.0
 #: Seconds between two looks at rows that an older transaction hides; at most, and less
 #: if ``poll_interval`` is: its end wakes nobody.
 LONGEST_HIDDEN_PAUSE: Final = 2.0
-#: The rest after a look at the whole table that found nothing, in times what the look
-#: took, and at most so many seconds: a long backlog that cannot be claimed yet
-#: must not keep relay and database busy.
-ROUND_REST: Final = 5.0
-LONGEST_REST: Final = 30.0
 #: Bytes of payload held beyond which no more rows are claimed.
 MOST_PAYLOAD: Final = 64 * 2**20
-
-
-@attrs.define
-class Round:
-    """
-    One look at the whole table, in as many claims as it takes.
-
-    Attributes:
-        began: when.
-        quiet: whether nothing was held at its begin, and nothing that is due was found.
-        found: whether rows were claimed.
-        hides: whether rows were hidden by an older transaction.
-        due_at: when the earliest row that waits is due.
-    """
-
-    began: float
-    quiet: bool = False
-    found: bool = False
-    hides: bool = False
-    due_at: float = float("inf")
 
 
 class Claimer:
@@ -262,24 +236,13 @@ class Claimer:
             self._row_size = max(size, self._row_size * 0.9)
         elif self._breaker.is_open:
             self._breaker.give_back_probe()
-        self._note(claim)
+        self._round.note(claim, self._clock())
         if not back:
             self._scan_from = claim.scanned_to
             if not claim.scanned_to and self._round.quiet:
                 self.quiet_round = self.rounds
                 self._held.wake()
         return claim
-
-    def _note(self, claim: Claim) -> None:
-        this = self._round
-        if claim.records:
-            this.found = True
-        if claim.hidden:
-            this.hides = True
-        if claim.records or claim.hidden:
-            this.quiet = False
-        if claim.next_due is not None:
-            this.due_at = min(this.due_at, self._clock() + claim.next_due)
 
     def _look_for_hidden(self, claim: Claim) -> None:
         newest = claim.records[-1].position if claim.records else 0
@@ -325,20 +288,12 @@ class Claimer:
         longest = max(self._settings.poll_interval, self._round_rest())
         return self._not_past_due(longest)
 
-    def _took(self) -> float:
-        return self._clock() - self._round.began
-
     def _round_rest(self) -> float:
         """Return how long to spare the database; a notification or nudge ends it."""
-        if self._round.found:
-            return min(self._took(), self._settings.poll_interval)
-        return min(ROUND_REST * self._took(), LONGEST_REST)
+        return self._round.rest(self._clock(), self._settings.poll_interval)
 
     def _not_past_due(self, pause: float) -> float:
-        """Return *pause*, or less if something is due before; not less than a look."""
-        due_at = min(self._round.due_at, self._purge_at)
-        left = max(0.001, due_at - self._clock())
-        return min(pause, max(left, min(self._took(), LONGEST_REST)))
+        return self._round.not_past_due(pause, self._clock(), self._purge_at)
 
     def _rest(self, seconds: float, *, listen: float = 0.0) -> None:
         held = self._held

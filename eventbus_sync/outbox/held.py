@@ -201,6 +201,11 @@ class HeldRows(Watched):
                     self._lines.discard(line)
             self._changed.wake_all_locked()
 
+    def release_behind(self, flight: Flight) -> None:
+        """Give back the rows that wait for the outcome of *flight*."""
+        with self.lock:
+            self._release_locked(flight.line)
+
     def release_waiting(self) -> None:
         """Give back every row that is not in flight."""
         with self.lock:

@@ -114,10 +114,13 @@ class Publisher:
         # With the breaker open each row is a probe, and the only one: whatever its topic.
         hold = None
         if not self._breaker.is_open:
-            hold = self._topics.hold_back(record.topic, random.random)
+            hold = self._topics.hold_back(record.topic, record.event_id, random.random)
         if hold is not None:
             self._held.settle([(flight, held_back(record, hold.pause, hold.why))])
             return True
+        if self._topics.is_doubtful(record.event_id):
+            # What comes after it would only fill the room while it waits for an answer.
+            self._held.release_behind(flight)
         try:
             envelope = envelope_of(record)
         except Exception as error:  # noqa: BLE001 - whatever damaged it, it stays damaged
@@ -130,12 +133,12 @@ class Publisher:
         except EnvelopeError as error:
             self._bury(flight, error)
         except BackendBusy:
-            self._topics.not_tried(record.topic)
+            self._topics.not_tried(record.topic, record.event_id)
             self._held.not_accepted(flight)
             return False
         except EventBusError as error:
             # The bus is at fault (closed, cannot start), not this row.
-            self._topics.not_tried(record.topic)
+            self._topics.not_tried(record.topic, record.event_id)
             self._held.not_accepted(flight)
             if isinstance(error, BusClosed):
                 raise
@@ -143,7 +146,7 @@ class Publisher:
             return False
         except Exception as error:  # noqa: BLE001 - one row must not hold up all others
             self._trouble.note("publishing failed", error, unforeseen=True)
-            self._topics.not_tried(record.topic)
+            self._topics.not_tried(record.topic, record.event_id)
             why = error  # Python forgets the name at the end of the clause
             mark = self._decide(
                 record, lambda policy: failed(record, why, policy, random.random)
@@ -155,7 +158,7 @@ class Publisher:
         record = flight.record
         row = f"position {record.position}, {record.event_id}"
         self._trouble.note("a row cannot be published", error, detail=row)
-        self._topics.not_tried(record.topic)
+        self._topics.not_tried(record.topic, record.event_id)
         self._held.settle([(flight, refused(record, error))])
 
     # -- outcomes ---------------------------------------------------------------------
@@ -201,6 +204,7 @@ class Publisher:
             self._held.settle([(f, self._unanswered(f.record)) for f in late])
         # A bus that is closed gives no time at all, and that is no topic's fault.
         for flight in late if seconds > 0 else ():
+            self._topics.landed(flight.record.event_id)
             self._topic_failed(flight.record.topic, DeliveryTimedOut("no outcome came"))
 
     def _unanswered(self, record: OutboxRecord) -> Mark:
@@ -244,12 +248,13 @@ class Publisher:
             self._trouble.note("not stored", error, detail=result.event_id)
 
     def _tell_topics(self, topic: str, result: PublishResult) -> None:
+        self._topics.landed(result.event_id)
         error = result.error
         if result.outcome is Outcome.ACKED:
             if self._topics.acked(topic):
                 self._trouble.over(
-                    f"topic {topic!r} takes events again: what was held back follows "
-                    f"within {LONGEST_PAUSE:g} s"
+                    f"topic {topic!r} takes events again: what was held back follows, "
+                    f"as a rule within {LONGEST_PAUSE:g} s"
                 )
         elif result.outcome is Outcome.UNKNOWN:
             if not isinstance(error, _OF_NO_TOPIC):

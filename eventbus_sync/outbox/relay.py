@@ -242,23 +242,30 @@ class OutboxRelay:
             return run.join(_LOOK) and not run.held.held
         return run.stop(Deadline.after(timeout))
 
-    def drain(self, timeout: float | None = None) -> bool:
+    def drain(self, timeout: float | None = None, *, start: bool = True) -> bool:
         """
         Publish until nothing is due.
 
         Rows that wait for their next attempt or for ``not_before`` are not due, nor are
-        those that a dead row or another relay's lease holds. A relay that does not run
-        is started for that and stopped again.
+        those that a dead row or another relay's lease holds. Rows that wait for an older
+        transaction of the database are: it is waited for them.
 
         Args:
             timeout: seconds; None for any time.
+            start: whether a relay that does not run is started for that and stopped
+                again; else there is nothing to wait for.
 
         Returns:
             False if something was still due after *timeout*, or it was stopped.
+
+        Raises:
+            BusClosed, ConfigError: as ``start``.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
         started = self._state() not in {"running", "stopping"}
+        if started and not start:
+            return False
         if started:
             self.start()
         deadline = Deadline(float("inf"))

@@ -65,7 +65,7 @@ class Run:
         self.held = HeldRows(
             settings.ordering, settings.on_dead, settings.margin, counts
         )
-        topics = Topics(settings.delivery_timeout + OVERDUE)
+        topics = Topics(settings.delivery_timeout + OVERDUE, settings.batch_size)
         self.publisher = Publisher(
             bus, self.held, self.breaker, policy, trouble, topics
         )

@@ -1,5 +1,7 @@
 """Sentence 4 of outbox/store.py as tests: what a claim takes, and in which order."""
 
+import time
+
 import pytest
 
 from support.outbox_rows import (
@@ -139,3 +141,26 @@ class OrderConformance:
         third = take(outbox, limit=4, scan_from=second.scanned_to)
         assert aggregates(third) == ["a-8", "a-9"]
         assert third.scanned_to == 0
+
+    @pytest.mark.parametrize("ordering", ["aggregate", "none"])
+    def test_4_rows_scheduled_for_later_are_passed_by(
+        self, outbox: SqlAlchemyOutbox, ordering: str
+    ) -> None:
+        with outbox.engine.begin() as connection:
+            later = [an_event(f"later-{n}") for n in range(1500)]
+            outbox.add_many(connection, "orders", later)
+        set_rows(outbox, next_attempt_at=4e9)
+        idle = take(outbox, ordering=ordering)
+        assert (idle.records, idle.scanned_to) == ((), 0)
+        assert idle.next_due == pytest.approx(4e9 - time.time(), abs=60)
+        write(outbox, "tried")
+        tried = take(outbox, ordering=ordering, scan_from=1400).records
+        outbox.mark([retried(record) for record in tried])
+        write(outbox, "new", "later-7")
+        # Both are found at once, and what its aggregate's older row holds is not.
+        first = take(outbox, ordering=ordering)
+        assert first.records == ()
+        second = take(outbox, ordering=ordering, scan_from=first.scanned_to)
+        held = [] if ordering == "aggregate" else ["later-7"]
+        assert aggregates(second) == ["tried", "new", *held]
+        assert second.scanned_to == 0

@@ -339,6 +339,24 @@ class WriteConformance:
                 )
             outbox.check_schema()
 
+    def test_a_missing_index_is_made_by_create_all(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """A table that an earlier version made gets what is new."""
+        for index in outbox.table.indexes:
+            index.drop(outbox.engine)
+        with pytest.raises(SchemaMismatch, match="outbox init"):
+            outbox.check_schema()
+        outbox.create_all()
+        outbox.check_schema()
+        with outbox.engine.begin() as connection:
+            connection.execute(sql("DROP TABLE eventbus_outbox"))
+            connection.execute(
+                sql("CREATE TABLE eventbus_outbox (position INTEGER PRIMARY KEY)")
+            )
+        with pytest.raises(SchemaMismatch, match="event_id"):
+            outbox.create_all()
+
     def test_no_table_is_said(self, outbox: SqlAlchemyOutbox) -> None:
         other = SqlAlchemyOutbox(outbox.engine, table_name="not_there")
         with pytest.raises(SchemaMismatch, match="no table not_there"):

@@ -32,8 +32,9 @@ from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
 
 #: As short as they may be, so that killed relays' rows come back soon.
 DELIVERY_TIMEOUT, LEASE = 1, 6
-#: With five pairs of a database and a broker, the slow tier makes a hundred rounds.
-ROUNDS = 20
+#: A round kills one of two relays. With five pairs of a database and a broker the slow
+#: tier makes a hundred; ``RELAY_ROUNDS=100`` makes a hundred of each pair.
+ROUNDS = int(os.environ.get("RELAY_ROUNDS", "20"))
 
 OPTIONS = ("--lease", str(LEASE), "--batch-size", "40", "--no-purge")
 
@@ -144,6 +145,8 @@ def kill_relays_at_random(
     engine.dispose()
     committed = {event_id for writer in writers for event_id in writer.committed}
     rolled_back = {event_id for writer in writers for event_id in writer.rolled_back}
+    counts = (ROUNDS, len(committed), len(rolled_back))
+    print("{} kills, {:,} events committed, {:,} rolled back".format(*counts))  # noqa: T201
     assert rolled_back
     assert stats.published == len(committed) > ROUNDS
     assert (stats.dead, stats.leased) == (0, 0)

@@ -26,6 +26,7 @@ from eventbus_sync import (
     KafkaConfig,
     MemoryConfig,
     cli,
+    cli_once,
     cli_relay,
     cli_status,
 )
@@ -459,7 +460,7 @@ def test_once_says_by_its_code_that_another_relay_has_rows(
     assert outbox.stats().published == 2
     # Its lease ends just after the relay has looked for work.
     expire(outbox)
-    assert cli_relay._left(outbox)
+    assert cli_once.left(outbox)
     assert cli.main(once) == 0
     assert outbox.stats().published == 3
 

@@ -7,6 +7,10 @@ rows that it takes.
 2. The heads: which aggregates may be begun with.
 3. The lock: what was chosen, as far as nobody else is about to take it.
 4. The lease.
+
+A window in which there is nothing to take is followed by a look for the next row that
+is due (``due_later.py``), so that a hundred thousand that are scheduled for next week
+do not have to be gone through.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -32,7 +36,7 @@ from sqlalchemy import (
     update,
 )
 
-from eventbus_sync.integrations.sqlalchemy import choose
+from eventbus_sync.integrations.sqlalchemy import choose, due_later
 from eventbus_sync.integrations.sqlalchemy.clock import now, number
 from eventbus_sync.integrations.sqlalchemy.database import Database
 from eventbus_sync.integrations.sqlalchemy.reading import columns_read, record_of
@@ -99,11 +103,13 @@ def parts(positions: Collection[int]) -> Iterator[list[int]]:
         yield numbers[start : start + _AT_ONCE]
 
 
-def anything(connection: Connection, table: Table, scan_from: int) -> bool:
-    """Return whether a row is to be published at all."""
+def nothing(connection: Connection, table: Table, scan_from: int) -> Claim | None:
+    """Return the answer to a claim that cannot find anything, else None."""
     c = table.c
-    query = select(c.position).where(c.state == PENDING, c.position > scan_from)
-    return connection.scalar(query.limit(1)) is not None
+    behind = select(c.position).where(c.state == PENDING, c.position > scan_from)
+    looks = (due_later.any_due(table), behind.limit(1).scalar_subquery())
+    due_in, *found = connection.execute(select(due_later.soonest(table), *looks)).one()
+    return Claim((), next_due=due_in) if None in found else None
 
 
 def claim(
@@ -132,12 +138,18 @@ def claim(
     available = _locked(connection, database, table, chosen)
     taken = choose.without_holes(candidates, available)
     claimable = [position for run in candidates for position in run]
-    waiting = [row.due_in for row in seen if row.free and row.due_in > 0]
+    go_on = choose.go_on_from(seen, size, claimable, chosen)
+    next_due = min(
+        (row.due_in for row in seen if row.free and row.due_in > 0), default=None
+    )
+    if go_on and not chosen:
+        # Perhaps these are the first of very many that are scheduled for later.
+        go_on, next_due = due_later.look_behind(connection, table, go_on)
     return Claim(
         _lease(connection, database, table, taken, wish),
-        choose.go_on_from(seen, size, claimable, chosen),
+        go_on,
         any(not row.visible for row in seen),
-        min(waiting, default=None),
+        next_due,
     )
 
 

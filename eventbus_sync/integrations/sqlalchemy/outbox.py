@@ -109,8 +109,17 @@ class SqlAlchemyOutbox:
         begins_before_savepoints(engine)
 
     def create_all(self) -> None:
-        """Create the table and its indexes if the table is not there."""
+        """
+        Create the table and its indexes, as far as they are not there.
+
+        Raises:
+            SchemaMismatch: there is a table of this name with other columns.
+        """
         self.table.metadata.create_all(self.engine, [self.table])
+        with self.engine.begin() as connection:
+            for index in _schema.missing_indexes(connection, self.table):
+                self._check(connection)
+                index.create(connection)
 
     # -- the write side --------------------------------------------------------------
 
@@ -211,9 +220,10 @@ class SqlAlchemyOutbox:
         )
         if not self._database.locks_rows:
             # SQLite has one lock for all who write: an idle relay does not take it.
-            look = partial(_claim.anything, table=self.table, scan_from=scan_from)
-            if not self._run(look, writes=False):
-                return Claim(())
+            look = partial(_claim.nothing, table=self.table, scan_from=scan_from)
+            nothing = self._run(look, writes=False)
+            if nothing is not None:
+                return nothing
         # Dirty reads on purpose: a row that is not committed yet is seen, cannot be
         # locked, and so holds its aggregate. All that is taken is locked before.
         return self._run(

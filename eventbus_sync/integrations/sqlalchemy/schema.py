@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection, Index, Table, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import (
     Double,
@@ -65,25 +65,38 @@ def check_indexes(connection: Connection, table: Table) -> None:
     """
     Look for the indexes without which each claim would read the whole table.
 
-    By their columns: one of another name, or with further columns behind, will do.
-
     Raises:
         SchemaMismatch: one is missing.
+    """
+    for index in missing_indexes(connection, table):
+        wanted = [column.name for column in index.columns]
+        msg = (
+            f"table {table.fullname} has no index on ({', '.join(wanted)}): create "
+            f"{index.name} as outbox_table() says, or run "
+            "`python -m eventbus_sync outbox init`"
+        )
+        raise SchemaMismatch(msg, column=wanted[0])
+
+
+def missing_indexes(connection: Connection, table: Table) -> list[Index]:
+    """
+    Return those of our indexes that the table in the database has not.
+
+    By their columns: one of another name, or with further columns behind, will do.
     """
     inspector = inspect(connection)
     found = inspector.get_indexes(table.name, schema=table.schema)
     there = [one["column_names"] for one in found]
-    for index in sorted(table.indexes, key=lambda one: str(one.name)):
-        wanted = [column.name for column in index.columns]
-        # A table of the application's own metadata may have more of them.
-        if index.name in index_names(table.name) and not any(
-            columns[: len(wanted)] == wanted for columns in there
-        ):
-            msg = (
-                f"table {table.fullname} has no index on ({', '.join(wanted)}): create "
-                f"{index.name} as outbox_table() says"
-            )
-            raise SchemaMismatch(msg, column=wanted[0])
+    # A table of the application's own metadata may have more of them.
+    ours = [one for one in table.indexes if one.name in index_names(table.name)]
+    return [
+        index
+        for index in sorted(ours, key=lambda one: str(one.name))
+        if not any(
+            columns[: len(index.columns)] == [column.name for column in index.columns]
+            for columns in there
+        )
+    ]
 
 
 def _check_ours(table: Table, found: Mapping[str, ReflectedColumn]) -> None:

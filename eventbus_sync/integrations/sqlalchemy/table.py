@@ -134,6 +134,16 @@ def _indexes(table_name: str) -> list[Index]:
             sqlite_where=text("lease IS NOT NULL"),
             postgresql_where=text("lease IS NOT NULL"),
         ),
+        # What is due next, behind any number of rows that wait for their time: only
+        # pending ones, as far as the database allows.
+        Index(
+            f"ix_{table_name}_due",
+            "state",
+            "next_attempt_at",
+            "position",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
         # What can be purged.
         Index(f"ix_{table_name}_settled", "state", "settled_at"),
     ]

@@ -541,7 +541,7 @@ def test_an_open_breaker_lets_one_out_of_many_go(bus: MemoryBus) -> None:
     held.add(Lease("lease", time.monotonic() + 60), claim.records)
     breaker = Breaker()
     publisher = Publisher(
-        bus, held, breaker, QUICK, Trouble("eventbus-relay"), Topics(5.0)
+        bus, held, breaker, QUICK, Trouble("eventbus-relay"), Topics(5.0, 99)
     )
     breaker.disconnected()
     publisher.pump()

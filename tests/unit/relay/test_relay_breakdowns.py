@@ -218,7 +218,7 @@ def test_an_outcome_in_the_channel_counts_before_it_is_missed(
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     held.add(Lease("lease", time.monotonic() + 60), claim.records)
     publisher = Publisher(
-        bus, held, Breaker(), QUICK, Trouble("eventbus-relay"), Topics(5.0)
+        bus, held, Breaker(), QUICK, Trouble("eventbus-relay"), Topics(5.0, 99)
     )
     publisher.pump()
     channel = bus.get_publish_result_channel()

@@ -257,7 +257,7 @@ def test_results_of_nobodys_rows_and_without_an_error(
 ) -> None:
     held = hold(store, "a", "b", rows=1)
     trouble = Trouble("eventbus-relay")
-    publisher = Publisher(bus, held, Breaker(), QUICK, trouble, Topics(5.0))
+    publisher = Publisher(bus, held, Breaker(), QUICK, trouble, Topics(5.0, 99))
     publisher.pump()
     acked = bus.get_publish_result_channel().get_many(2, timeout=SLACK)[0]
     # Somebody else published this on the relay's bus.

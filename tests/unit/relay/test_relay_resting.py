@@ -79,7 +79,7 @@ def rig(bus: MemoryBus, store: Scripted, **settings: Any) -> Rig:
     trouble = Trouble("eventbus-relay")
     held = HeldRows("aggregate", "hold", 4.0, Counts())
     breaker = Breaker()
-    publisher = Publisher(bus, held, breaker, RetryPolicy(), trouble, Topics(5.0))
+    publisher = Publisher(bus, held, breaker, RetryPolicy(), trouble, Topics(5.0, 99))
     claimer = Claimer(
         *(store, bus, held, breaker, publisher, trouble, Settings(**chosen)),
         ended=lambda: False,
@@ -106,6 +106,50 @@ def record(position: int) -> OutboxRecord:
         failing_for=0.0,
         lease="lease",
     )
+
+
+# -- an idle relay ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notifies", [True, False])
+@pytest.mark.parametrize("poll_interval", [1.0, 30.0])
+def test_an_idle_relay_asks_the_database_once_in_a_poll_interval(
+    bus: MemoryBus,
+    monkeypatch: pytest.MonkeyPatch,
+    poll_interval: float,
+    *,
+    notifies: bool,
+) -> None:
+    """Counted, and not by the clock: ten minutes in which nothing is to be done."""
+    store = Scripted(notifies=notifies)
+    this = rig(bus, store, poll_interval=poll_interval, purge_after=60.0)
+    looks = []
+
+    def claim(*_: Any, **__: Any) -> Claim:
+        looks.append(store.now)
+        return Claim(())
+
+    def sleep(_: Any, deadline: Deadline) -> bool:
+        store.now += deadline.remaining()
+        return False
+
+    def listen(deadline: Deadline) -> bool:
+        if notifies:
+            sleep(None, deadline)
+        return notifies
+
+    monkeypatch.setattr(store, "claim", claim)
+    monkeypatch.setattr(store, "wait", listen)
+    monkeypatch.setattr(this.held, "wait", sleep)
+    began = store.now
+    while store.now < began + 600:
+        this.claimer.step()
+    # The pause of a poll grows from 20 ms to its longest.
+    growing = 0 if notifies else 12
+    assert 600 / poll_interval - 2 <= len(looks) <= 600 / poll_interval + growing + 12
+    assert len(store.purged_at) in {10, 11}
+    # Neither renewals nor anything else.
+    assert store.calls == []
 
 
 # -- nothing is overslept --------------------------------------------------------------
@@ -272,7 +316,7 @@ def test_old_rows_that_are_tried_again_do_not_hush_up_what_hides_the_new(
         for claim in claims:
             if not claimer._scan_from:
                 claimer._round.hides = False
-            claimer._note(claim)
+            claimer._round.note(claim, 0.0)
             claimer._scan_from = claim.scanned_to
             claimer._look_for_hidden(claim)
         return list(said)

@@ -1,5 +1,6 @@
 """A topic that takes nothing holds its own rows, and nobody else's."""
 
+import itertools
 import logging
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,10 @@ from eventbus_sync.outbox.lines import Counts, Lease
 from eventbus_sync.outbox.publishing import Publisher
 from eventbus_sync.outbox.record import Change, RowState
 from eventbus_sync.outbox.topics import (
+    CROWD,
+    FORGET,
     LONGEST_PAUSE,
+    LONGEST_QUEUE,
     MOST_TOPICS,
     THRESHOLD,
     HoldBack,
@@ -44,6 +48,8 @@ from eventbus_sync.outbox.trouble import _MOST_KINDS, Trouble
 from eventbus_sync.testing import MemoryBus
 
 
+ROOM = 40
+NUMBERS = itertools.count()
 QUICK = RetryPolicy(backoff=0.02, max_backoff=0.05)
 
 
@@ -64,7 +70,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def topics(clock: Clock) -> Topics:
-    return Topics(5.0, clock)
+    return Topics(5.0, ROOM, clock)
 
 
 def fail(topics: Topics, topic: str = "bad", times: int = THRESHOLD) -> list[bool]:
@@ -72,7 +78,7 @@ def fail(topics: Topics, topic: str = "bad", times: int = THRESHOLD) -> list[boo
 
 
 def held(topics: Topics, topic: str = "bad", chance: float = 1.0) -> HoldBack | None:
-    return topics.hold_back(topic, lambda: chance)
+    return topics.hold_back(topic, f"{topic}-{next(NUMBERS)}", lambda: chance)
 
 
 # -- on a clock ------------------------------------------------------------------------
@@ -102,11 +108,11 @@ def test_one_row_is_the_probe_until_its_time_is_up(
 
 
 def test_a_probe_that_was_not_tried_leaves_its_turn_to_the_next(topics: Topics) -> None:
-    topics.not_tried("bad")
+    topics.not_tried("bad", "x")
     fail(topics)
-    topics.not_tried("good")
+    topics.not_tried("good", "x")
     assert held(topics) is None
-    topics.not_tried("bad")
+    topics.not_tried("bad", "x")
     assert held(topics) is None
     assert held(topics) is not None
 
@@ -149,6 +155,98 @@ def test_pauses_are_few_and_not_all_the_same(topics: Topics, clock: Clock) -> No
         pauses.add(hold.pause)
     assert (min(pauses), max(pauses)) == (15.0, 30.0)
     assert len(pauses) == 16
+
+
+def crowd(topics: Topics, count: int = CROWD) -> list[str]:
+    names = [f"fails-{n}" for n in range(count)]
+    for name in names:
+        topics.failed(name, "unknown: no answer")
+    return names
+
+
+def goes(topics: Topics, topic: str, event_id: str = "") -> bool:
+    return topics.hold_back(topic, event_id or topic, lambda: 1.0) is None
+
+
+def test_rows_of_many_failing_topics_have_a_part_of_the_room(
+    topics: Topics, clock: Clock
+) -> None:
+    names = crowd(topics, 50)
+    assert [goes(topics, name) for name in names] == [True] * 20 + [False] * 30
+    topics.landed(names[3])
+    topics.not_tried(names[4], names[4])
+    assert [goes(topics, name) for name in names[20:23]] == [True, True, False]
+    clock.now += 5.1  # the others got lost
+    assert goes(topics, names[30])
+    assert len(topics._failing._until) == 1
+
+
+def test_what_never_worked_has_a_part_of_its_own_while_many_fail(
+    topics: Topics, clock: Clock
+) -> None:
+    topics.failed("x", "y")
+    assert topics.acked("works") is False
+    names = crowd(topics, 50)
+    for name in names:
+        goes(topics, name)
+    # What works has all the room; for the rest it is one row of each topic at a time.
+    assert all(goes(topics, "works", f"w{n}") for n in range(99))
+    assert goes(topics, "new", "first")
+    hold = topics.hold_back("new", "second", lambda: 1.0)
+    assert hold is not None
+    assert "many topics fail" in hold.why
+    assert [goes(topics, f"new-{n}") for n in range(25)] == [True] * 19 + [False] * 6
+    topics.landed("first")
+    assert not topics.acked("new")
+    assert all(goes(topics, "new", f"n{n}") for n in range(99))
+    # One that got lost is followed by another one.
+    assert not goes(topics, "new-3", "again")
+    clock.now += 5.1
+    assert goes(topics, "new-3", "again")
+
+
+def test_few_that_fail_are_no_crowd(topics: Topics) -> None:
+    crowd(topics, CROWD - 1)
+    assert all(goes(topics, "new", f"n{n}") for n in range(99))
+
+
+def test_what_has_no_rows_any_more_is_forgotten(topics: Topics, clock: Clock) -> None:
+    """They may be dead; and what never worked is not held back for ever."""
+    crowd(topics)
+    topics.failed("held", "x")
+    clock.now += FORGET - 1
+    assert goes(topics, "held")
+    topics.failed("bad", "x")
+    assert goes(topics, "new", "n1")
+    assert not any(goes(topics, "new", f"n{n}") for n in range(2, 9))
+    clock.now += 1
+    assert goes(topics, "bad")
+    assert set(topics._topics) == {"held", "bad", "new"}
+    assert all(goes(topics, "newer", f"n{n}") for n in range(99))
+    crowd(topics)
+    clock.now += FORGET
+    assert goes(topics, "newest")
+    assert set(topics._topics) == {"newest"}
+
+
+def test_many_rows_come_back_one_after_the_other(topics: Topics, clock: Clock) -> None:
+    """A million of them must not be all that a relay has to do with."""
+    fail(topics)
+    assert held(topics) is None
+    clock.now += 4.0
+    pauses = [hold.pause for _ in range(20_000) if (hold := held(topics)) is not None]
+    assert set(pauses[:4000]) == {4.0}
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 20.0
+    topics._back_at = clock.now + 1000
+    last = held(topics)
+    assert last is not None
+    assert last.pause == LONGEST_QUEUE
+    clock.now += 10_000
+    assert held(topics) is None
+    again = held(topics)
+    assert again is not None
+    assert again.pause == LONGEST_PAUSE
 
 
 def test_topics_are_bounded_and_those_still_failing_stay(topics: Topics) -> None:
@@ -221,7 +319,7 @@ def add(store: MemoryStore, topic: str, aggregate: str, count: int = 1) -> None:
 def test_what_counts_against_a_topic(
     store: MemoryStore, bus: MemoryBus, error: PublishError, *, counts: bool
 ) -> None:
-    parts = rig(store, bus, Topics(5.0), 3)
+    parts = rig(store, bus, Topics(5.0, ROOM), 3)
     bus.broker.reject(error, topic="bad", times=3)
     parts.publisher.pump()
     eventually(lambda: bus.get_publish_result_channel().qsize() == 3, SLACK)
@@ -232,7 +330,7 @@ def test_what_counts_against_a_topic(
 def test_an_outcome_that_never_came_counts_unless_the_bus_is_closed(
     store: MemoryStore, bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = rig(store, bus, Topics(5.0), 3)
+    parts = rig(store, bus, Topics(5.0, ROOM), 3)
     bus.broker.freeze()
     parts.publisher.pump()
     flights = parts.held.overdue(-1.0)
@@ -246,7 +344,7 @@ def test_an_outcome_that_never_came_counts_unless_the_bus_is_closed(
 def test_a_row_held_back_costs_nothing_and_says_why(
     store: MemoryStore, bus: MemoryBus
 ) -> None:
-    topics = Topics(5.0)
+    topics = Topics(5.0, ROOM)
     fail(topics)
     parts = rig(store, bus, topics, 3)
     parts.publisher.pump()
@@ -261,7 +359,7 @@ def test_with_the_breaker_open_a_row_goes_whatever_its_topic(
     store: MemoryStore, bus: MemoryBus
 ) -> None:
     """Else nothing would ever find out that the broker is back."""
-    topics = Topics(5.0)
+    topics = Topics(5.0, ROOM)
     fail(topics)
     assert held(topics) is None
     parts = rig(store, bus, topics, 3)
@@ -277,7 +375,7 @@ def test_a_probe_that_the_bus_refused_is_the_probe_again(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    topics = Topics(5.0)
+    topics = Topics(5.0, ROOM)
     fail(topics)
     parts = rig(store, bus, topics, 1)
 
@@ -379,6 +477,30 @@ def test_a_topic_that_takes_nothing_starves_nobody(
     assert "took none of the last 20 events and is closed off" in lines[0]
     assert "takes events again" in lines[1]
     assert relay.stats().held_back >= stats.held_back
+
+
+def test_many_topics_that_take_nothing_starve_nobody(
+    store: MemoryStore, bus: MemoryBus, make: Make
+) -> None:
+    names = [f"bad-{n}" for n in range(50)]
+    stuck = Stuck(bus, *names)
+    add(store, "good", "g", 5)
+    relay = make()
+    relay.start()
+    eventually(lambda: published(store, "good") == 5, SLACK)
+    for name in names:
+        add(store, name, name, 3)
+    # It takes one wait for all the room; then what works goes out beside the others.
+    for number in range(20):
+        add(store, "good", f"h{number}", 50)
+    eventually(lambda: published(store, "good") == 1005, SLACK)
+    assert store.count(RowState.PENDING) == 150
+    assert relay.stats().held_back > 0
+    # One that never worked has its turn too.
+    for name in names[20:]:
+        stuck.topics.discard(name)
+    eventually(lambda: store.count(RowState.PUBLISHED) == 1005 + 90, 3 * SLACK)
+    assert {row.attempts for row in store.rows_by_id.values()} == {0}
 
 
 def test_the_order_of_an_aggregate_with_both_topics_is_kept(
