@@ -1,0 +1,133 @@
+"""Celery's prefork workers: SIGTERM under load, children recycled, soft time limits."""
+
+import sys
+
+from pathlib import Path
+
+import pytest
+
+from support.books import FIND_SUPPORT
+from support.eventually import eventually
+from support.readme_servers import Process, running
+from support.stored import BROKERS, Place, place_on
+from support.web import environment
+
+
+# Tasks wait as files in a folder. The hooks are the README's.
+TASKS = (
+    FIND_SUPPORT
+    + """
+import os, pathlib
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import worker_process_init, worker_process_shutdown
+from eventbus_sync import EventBus
+
+queue = pathlib.Path(os.environ["QUEUE"])
+app = Celery("orders", broker="filesystem://")
+app.conf.broker_transport_options = {
+    "data_folder_in": queue, "data_folder_out": queue,
+    "control_folder": queue.parent / "control",
+}
+keeper = Keeper(EventBus.from_url(os.environ["URL"]), os.environ["TOPIC"], os.environ["FOLDER"])
+readers = []
+
+
+@worker_process_init.connect
+def begin(**_):
+    readers.append(keeper.start_reader())
+
+
+@worker_process_shutdown.connect
+def end(**_):
+    keeper.end(reader=readers[0])
+
+
+@app.task
+def publish(count):
+    for _ in range(count):
+        keeper.publish("task")
+
+
+@app.task(soft_time_limit=1)
+def publish_for_ever(caught):
+    try:
+        while True:
+            keeper.publish("task")
+    except SoftTimeLimitExceeded:
+        pathlib.Path(caught).touch()
+        raise
+
+
+if __name__ == "__main__":
+    what, count = sys.argv[1], int(sys.argv[2])
+    for number in range(count):
+        if what == "publish":
+            publish.delay(10)
+        else:
+            publish_for_ever.delay(f"{os.environ['FOLDER']}/{number}.caught")
+    app.worker_main(["worker", "-P", "prefork", "-c", "2", "-l", "INFO", *sys.argv[3:]])
+"""
+)
+
+
+def worker(
+    folder: Path, place: Place, what: str, count: int, *options: str
+) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment of a worker that has so many tasks before it."""
+    (folder / "tasks.py").write_text(TASKS)
+    for name in ("queue", "control"):
+        (folder / name).mkdir()
+    given = environment(
+        folder,
+        QUEUE=str(folder / "queue"),
+        URL=place.url,
+        TOPIC=place.topic,
+        FOLDER=str(place.folder),
+    )
+    command = [sys.executable, "tasks.py", what, str(count), *options]
+    return command, given
+
+
+def end(process: Process) -> None:
+    """Send SIGTERM: the worker ends its tasks, and its children their buses."""
+    process.terminate()
+    assert process.ended(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", BROKERS)
+def test_promises_8_and_9_celery_sigterm_under_load(
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Children that are recycled every twenty tasks, and told to end among them."""
+    place = place_on(broker, request, fresh=False)
+    command, given = worker(
+        tmp_path, place, "publish", 3000, "--max-tasks-per-child", "20"
+    )
+    with running(command, tmp_path, given) as process:
+        eventually(lambda: process.log.count(" succeeded in ") > 150, 60)
+        end(process)
+    succeeded = process.log.count(" succeeded in ")
+    assert succeeded < 3000, "there was no load any more"
+    books = place.balance()
+    assert len(books.accepted) >= 10 * succeeded
+    assert books.ids("acked") == {event_id for _, event_id in books.accepted}
+    assert len(books.processes) >= 6
+
+
+@pytest.mark.nats
+@pytest.mark.slow
+def test_promises_1_and_2_celery_soft_time_limit(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The limit lands in the middle of publishing; what was accepted is told."""
+    place = place_on("nats", request, fresh=False)
+    command, given = worker(tmp_path, place, "limit", 6)
+    with running(command, tmp_path, given) as process:
+        eventually(lambda: process.log.count("SoftTimeLimitExceeded()") >= 6, 60)
+        end(process)
+    assert len(list(place.folder.glob("*.caught"))) == 6
+    books = place.balance()
+    assert len(books.processes) == 2
+    assert len(books.accepted) > 100
