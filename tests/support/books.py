@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from support.relay_process import first_occurrences
+from support.order import first_occurrences
 
 from eventbus_sync import Envelope, EventBus, ResultChannelClosed
 from eventbus_sync.testing.readback import StoredEvent
