@@ -102,7 +102,7 @@ def end(process: Process) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broker", BROKERS)
-def test_promises_8_and_9_celery_sigterm_under_load(
+def test_promise_8_and_9_celery_sigterm_under_load(
     broker: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Children that are recycled every twenty tasks, and told to end among them."""
@@ -125,7 +125,7 @@ def test_promises_8_and_9_celery_sigterm_under_load(
 
 @pytest.mark.nats
 @pytest.mark.slow
-def test_promises_1_and_2_celery_soft_time_limit(
+def test_promise_1_and_2_celery_soft_time_limit(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """The limit lands in the middle of publishing; what was accepted is told."""

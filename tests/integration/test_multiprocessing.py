@@ -51,7 +51,7 @@ if __name__ == "__main__":
         pytest.param("forkserver", marks=pytest.mark.slow),
     ],
 )
-def test_promises_8_and_9_multiprocessing(
+def test_promise_8_and_9_multiprocessing(
     method: str, way: str, broker: str, request: pytest.FixtureRequest
 ) -> None:
     """Each child flushes at its end; all that was accepted is stored, once, in order."""

@@ -42,7 +42,7 @@ def documented(port: int, *options: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("way", list(WAYS))
-def test_promises_8_and_9_uwsgi(
+def test_promise_8_and_9_uwsgi(
     way: str, broker: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Whenever a worker ends, what it has accepted is stored."""

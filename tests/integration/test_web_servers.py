@@ -54,7 +54,7 @@ def serve(
 @pytest.mark.slow
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("hooks", [True, False], ids=["hooks", "no hooks"])
-def test_promises_8_and_9_gunicorn_preloads_and_recycles(
+def test_promise_8_and_9_gunicorn_preloads_and_recycles(
     broker: str, request: pytest.FixtureRequest, tmp_path: Path, *, hooks: bool
 ) -> None:
     """A bus that the master has used; workers that come and go under load; SIGTERM."""

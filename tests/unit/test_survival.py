@@ -214,6 +214,11 @@ def test_help_teaches_and_its_examples_can_be_run(
     assert f"kafka {LINES[4].fault}" in listed
 
 
+def test_the_rate(runs: list[tuple[Any, ...]]) -> None:
+    assert cli.main(["faults", "--rate", "5,000"]) == 0
+    assert runs[0][1] == 5000
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
