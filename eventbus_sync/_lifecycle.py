@@ -73,6 +73,9 @@ _running: "set[Bus]" = set()
 _abandoned: list[object] = []
 _exit_hook_registered = False
 
+#: gevent 26 answers to these names, and not to "thread".
+_GEVENT_PATCHES = ("_thread", "threading", "queue", "select", "selectors")
+
 
 def track(bus: Bus) -> None:
     """Make *bus* start afresh in forked children."""
@@ -97,22 +100,28 @@ def abandon(inherited: object) -> None:
 
 def refuse_green_threads() -> None:
     """
-    Raise ``ConfigError`` if threads were monkey-patched.
+    Raise ``ConfigError`` if what our threads stand on was monkey-patched.
 
-    Under gevent or eventlet our poll and loop threads would be greenlets on the hub's
-    own thread, and the first blocking poll would stop the whole process.
+    With gevent's or eventlet's threads our poll and loop threads would be greenlets on
+    the hub's own thread, and the first blocking poll would stop the whole process. With
+    its queue the result channel has no lock, with its select no event loop hears of an
+    answer.
     """
     for module, test, names in (
-        ("gevent.monkey", "is_module_patched", ("_thread", "threading")),
-        ("eventlet.patcher", "is_monkey_patched", ("thread",)),
+        ("gevent.monkey", "is_module_patched", _GEVENT_PATCHES),
+        ("eventlet.patcher", "is_monkey_patched", ("thread", "select")),
     ):
         patcher = sys.modules.get(module)
-        if patcher is not None and any(map(getattr(patcher, test), names)):
+        if patcher is None:
+            continue
+        patched = [name for name in names if getattr(patcher, test)(name)]
+        if patched:
             library = module.partition(".")[0]
             msg = (
-                f"{library} has monkey-patched threads, and eventbus_sync needs real "
-                f"ones: patch with thread=False, or run a threaded worker (gunicorn "
-                f"--worker-class gthread)"
+                f"{library} has monkey-patched {', '.join(patched)}, and eventbus_sync "
+                f"needs the real ones: patch with thread=False, queue=False, "
+                f"select=False, or run a threaded worker (gunicorn --worker-class "
+                f"gthread)"
             )
             raise ConfigError(msg)
 

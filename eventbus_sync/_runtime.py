@@ -3,6 +3,7 @@ The running half of a bus: what exists between its first use and its close, once
 process. A forked child leaves its copy untouched and makes its own.
 """
 
+import importlib
 import logging
 import os
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from eventbus_sync._event import InFlightEvent
 from eventbus_sync._inflight import InFlight
-from eventbus_sync._threads import Deadline
+from eventbus_sync._threads import Deadline, spawn
 from eventbus_sync.backends.base import Backend, OutgoingMessage, Settlement, Sink
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
 from eventbus_sync.errors import ConfigError, EventBusError
@@ -23,6 +24,9 @@ logger = logging.getLogger("eventbus_sync")
 
 #: The part of close()'s time that is kept for stopping the back end, at most.
 TEARDOWN_SECONDS = 2.0
+
+#: Modules that were imported to their end.
+_imported: set[str] = set()
 
 
 class Runtime:
@@ -162,10 +166,12 @@ def backend_for(config: BusConfig, sink: Sink) -> Backend:
     """
     try:
         if isinstance(config, KafkaConfig):
+            _import_apart("eventbus_sync.backends.kafka.backend")
             from eventbus_sync.backends.kafka.backend import KafkaBackend  # noqa: PLC0415 - lazy
 
             return KafkaBackend(config, sink)
         if isinstance(config, NatsConfig):
+            _import_apart("eventbus_sync.backends.nats.backend")
             from eventbus_sync.backends.nats.backend import NatsBackend  # noqa: PLC0415 - lazy
 
             return NatsBackend(config, sink)
@@ -180,3 +186,31 @@ def backend_for(config: BusConfig, sink: Sink) -> Backend:
             "run: pip install --force-reinstall eventbus-sync"
         )
         raise ConfigError(msg) from exc
+
+
+def _import_apart(name: str) -> None:
+    """
+    Import a module on a thread of its own, where no exception from outside can land.
+
+    Ctrl-C or a soft time limit in the middle of importing a driver may leave it
+    half-imported for good: nats-py cannot be imported any more in that process.
+    """
+    if name in _imported:
+        return
+    failures: list[ImportError] = []
+
+    def load() -> None:
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            failures.append(exc)
+
+    try:
+        thread = spawn("eventbus-import", load)
+    except RuntimeError:  # no thread can be had; those of the back end need some, too
+        load()
+    else:
+        thread.join()
+    if failures:
+        raise failures[0]
+    _imported.add(name)

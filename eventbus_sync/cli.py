@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import eventbus_sync
 
+from eventbus_sync.cli_faults import add_faults
 from eventbus_sync.cli_outbox import add_outbox
 from eventbus_sync.cli_parser import Parser
 from eventbus_sync.cli_relay import add_relay
@@ -162,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add_relay(commands, prog)
     add_outbox(commands, prog)
     add_soak(commands, prog)
+    add_faults(commands, prog)
     return parser
 
 

@@ -12,6 +12,8 @@
     audit.py     whether the books balance
     report.py    the plan, the table, the verdict, and JSON
     run.py       all of it, from beginning to end
+    lines.py     for ``faults``: each fault alone, when and for how long
+    survival.py  runs those, one after another, and makes the table of them
 
 Start reading at ``run.py``. It is the demo, for long: events are counted and not kept,
 so that a run of millions needs no more memory than a short one.

@@ -1,7 +1,7 @@
 """What was asked for on the command line, and what there is to break."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 
@@ -38,6 +38,7 @@ class Plan:
         url: the user's own broker instead of an embedded one.
         threads: how many publish.
         rate: events for each second, over all threads; 0 for as fast as it goes.
+        overflow: what a full result channel costs; None to draw that from the seed.
     """
 
     backend: str
@@ -46,6 +47,7 @@ class Plan:
     url: str | None = None
     threads: int = 4
     rate: int = 500
+    overflow: Literal["drop", "reserve"] | None = None
 
     @property
     def seconds(self) -> float:

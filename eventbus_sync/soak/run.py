@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +20,7 @@ from eventbus_sync.soak.chaos import Chaos
 from eventbus_sync.soak.ground import ground
 from eventbus_sync.soak.plan import Ground, Plan
 from eventbus_sync.soak.report import Figures, as_json, plan_text, table, verdict
-from eventbus_sync.soak.schedule import draw
+from eventbus_sync.soak.schedule import Strike, draw
 from eventbus_sync.soak.spread import Spread
 from eventbus_sync.soak.workload import Workload
 from eventbus_sync.testing.readback import ReadBackFailed
@@ -37,8 +38,6 @@ _LOOK = 0.2
 _JOIN = 15.0
 # Seconds to read back, and the events for which each further second is added.
 _READ_BACK, _READ_RATE = 60.0, 3000
-
-_SILENCE = logging.NullHandler()
 
 
 def show_plan(plan: Plan, out: TextIO) -> int:
@@ -65,17 +64,12 @@ def run(plan: Plan, out: TextIO, err: TextIO, *, file: Path | None = None) -> in
         ConfigError: the URL is wrong.
     """
     paper, progress = Paper.of(out), Progress(err, _PLAIN_INTERVAL)
-    # What the library has to log while everything breaks is in the figures.
-    logging.getLogger("eventbus_sync").addHandler(_SILENCE)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.callback(progress.clear)
-            progress.say(f"starting {plan.backend}, seed {plan.seed}…")
-            figures = _measure(
-                plan, stack.enter_context(ground(plan, progress.warn)), progress
-            )
-    finally:
-        logging.getLogger("eventbus_sync").removeHandler(_SILENCE)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(silenced())
+        stack.callback(progress.clear)
+        progress.say(f"starting {plan.backend}, seed {plan.seed}…")
+        where = stack.enter_context(ground(plan, progress.warn))
+        figures = measure(plan, draw(plan), where, progress)
     if file is not None:
         file.write_text(f"{json.dumps(as_json(figures), indent=2)}\n")
     out.write(f"{table(figures, paper)}\n\n{verdict(figures, paper)}\n")
@@ -84,10 +78,24 @@ def run(plan: Plan, out: TextIO, err: TextIO, *, file: Path | None = None) -> in
     return OK if figures.holds else UNBALANCED
 
 
-def _measure(plan: Plan, where: Ground, progress: Progress) -> Figures:
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """What the library has to log while everything breaks is in the figures."""
+    logger, silence = logging.getLogger("eventbus_sync"), logging.NullHandler()
+    logger.addHandler(silence)
+    try:
+        yield
+    finally:
+        logger.removeHandler(silence)
+
+
+def measure(
+    plan: Plan, schedule: Sequence[Strike], where: Ground, progress: Progress
+) -> Figures:
+    """Publish and break things as *schedule* says; return what it came to."""
     bus, failures, interrupted = where.bus, list[str](), False
     workload = Workload(where, plan)
-    chaos = Chaos(draw(plan), where, workload)
+    chaos = Chaos(schedule, where, workload)
     with bus:
         bus.start(CONNECT_TIMEOUT)
         began = time.monotonic()
@@ -155,7 +163,7 @@ def _watch(
             )
         progress.line(
             [
-                f"{plan.backend}  {elapsed / 60:5.1f} of {plan.minutes:g} min",
+                f"{plan.backend}  {elapsed / 60:5.1f} of {plan.minutes:.3g} min",
                 chaos.now,
                 f"{stats.accepted - stats.in_flight:>9,} settled",
                 f"{stats.in_flight:>7,} in flight",

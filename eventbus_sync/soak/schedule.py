@@ -87,6 +87,8 @@ def draw(plan: Plan) -> list[Strike]:
 
 def overflow(plan: Plan) -> Literal["drop", "reserve"]:
     """Return what a full result channel costs in this run."""
+    if plan.overflow is not None:
+        return plan.overflow
     source = random.Random(f"{plan.seed}/overflow")  # noqa: S311 - no secret
     return source.choice(("drop", "reserve"))
 

@@ -27,6 +27,7 @@ from support.processes import run_script
 from support.readme import ROOT, Workshop
 from support.readme_outbox import COMMANDS
 from support.readme_outbox import SECTIONS as OUTBOX
+from support.readme_outcomes import marked
 from support.readme_servers import LOG_CONFIG, answers, post_many, running
 
 import eventbus_sync
@@ -414,6 +415,7 @@ SECTIONS: dict[str, Callable[[Stand], object]] = {
     "Testing your code": own_tests,
     "Break things": broken_network,
     "Check your broker": own_broker,
+    "What each outcome means": marked,
     **OUTBOX,
 }
 

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import create_engine
 from support.databases import an_outbox
 from support.eventually import eventually
-from support.relay_process import first_occurrences
+from support.order import first_occurrences
+from support.patience import let_pass
 from support.rigs import unique
 
 from eventbus_sync import Envelope, EventBus, KafkaConfig, NatsConfig
@@ -207,3 +208,61 @@ def test_kafka_that_comes_later_than_the_relay(
     assert {row.attempts for row in outbox.rows(RowState.PUBLISHED)} == {0}
     read = read_kafka_topic(fresh_kafka_server.bootstrap_servers, topic)
     assert application.in_order([(e.aggregate_id, e.event_id) for e in read])
+
+
+# -- both ------------------------------------------------------------------------------
+
+
+@pytest.mark.nats
+@pytest.mark.kafka
+@pytest.mark.slow
+def test_brokers_gone_for_a_minute(
+    proxied_nats_server: NatsServer, proxied_kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    """
+    Sixty times as long as the bus tries by itself, and rows come all the time.
+
+    Both brokers in the same minute. The network is cut: the embedded Kafka broker would
+    not have what it stored if it was killed.
+    """
+    topic = unique("minute")
+    buses = {
+        f"{topic}.nats": nats_bus(proxied_nats_server, topic, delivery_timeout=1.0),
+        topic: kafka_bus(proxied_kafka_server, delivery_timeout=1.0),
+    }
+    proxies = [proxied_nats_server.proxy, proxied_kafka_server.proxy]
+    with contextlib.ExitStack() as stack:
+        applications = []
+        for number, (where, bus) in enumerate(buses.items()):
+            engine = create_engine(f"sqlite:///{tmp_path / f'outbox-{number}.db'}")
+            stack.callback(engine.dispose)
+            outbox = stack.enter_context(an_outbox(engine))
+            application = Application(outbox, where)
+            relay = stack.enter_context(relaying(outbox, bus))
+            application.add(100)
+            eventually(application.all_published, PATIENCE)
+            applications.append((application, relay))
+        for proxy in proxies:
+            assert proxy is not None
+            proxy.cut()
+        for _ in range(30):
+            for application, _ in applications:
+                application.add(20)
+            let_pass(2)
+        for application, relay in applications:
+            assert relay.stats().breaker == "open"
+            assert application.outbox.stats().pending == 600
+        for proxy in proxies:
+            assert proxy is not None
+            proxy.heal()
+        for application, relay in applications:
+            eventually(application.all_published, PATIENCE)
+            assert relay.stats().breaker == "closed"
+            rows = application.outbox.rows(limit=1000)
+            assert {row.attempts for row in rows} == {0}
+    (on_stream, _), (on_topic, _) = applications
+    stored = on_nats(proxied_nats_server, topic)
+    assert on_stream.in_order(stored)
+    assert len(stored) == len(set(stored)) == 700
+    read = read_kafka_topic(proxied_kafka_server.bootstrap_servers, topic)
+    assert on_topic.in_order([(e.aggregate_id, e.event_id) for e in read])

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from support.database_servers import DatabaseServer
 from support.databases import an_outbox, mariadb_server, postgresql_server  # noqa: F401 - two are fixtures
 from support.eventually import eventually
-from support.relay_process import RelayProcess, first_occurrences
+from support.order import first_occurrences
+from support.relay_process import RelayProcess
 from support.rigs import unique
 
 from eventbus_sync import Envelope

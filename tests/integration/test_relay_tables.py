@@ -1,15 +1,13 @@
 """Several relays on one real table, and a database that goes away."""
 
 import signal
-import time
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sqlalchemy import create_engine, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import create_engine
 from support.database_servers import NotInstalled, PostgresqlServer
 from support.databases import (  # noqa: F401 - two are fixtures
     an_outbox,
@@ -17,8 +15,13 @@ from support.databases import (  # noqa: F401 - two are fixtures
     postgresql_server,
 )
 from support.eventually import eventually
+from support.order import first_occurrences
 from support.patience import let_pass
-from support.relay_process import RelayProcess, first_occurrences
+from support.relay_process import (
+    RelayProcess,
+    freeze_between_transactions,
+    in_table,
+)
 from support.rigs import unique
 
 from eventbus_sync import Envelope, MemoryConfig
@@ -63,11 +66,6 @@ def add(
     envelopes = [Envelope(f"a{n % aggregates}", "E", 1, n) for n in range(count)]
     with outbox.engine.begin() as connection:
         outbox.add_many(connection, topic, envelopes)
-
-
-def in_table(outbox: SqlAlchemyOutbox) -> list[tuple[str, str]]:
-    rows = outbox.rows(limit=100_000)
-    return [(row.aggregate_id, row.event_id) for row in rows]
 
 
 @pytest.mark.parametrize("rows", [400, pytest.param(4000, marks=pytest.mark.slow)])
@@ -157,37 +155,6 @@ def test_a_row_added_while_the_relay_is_idle_goes_out_at_once(
         add(outbox, 1, aggregates=1)
         eventually(lambda: outbox.stats().published == 1, PATIENCE)
         assert relay.stop()
-
-
-def freeze_between_transactions(relay: RelayProcess, outbox: SqlAlchemyOutbox) -> None:
-    """
-    Stop the process at a moment when it holds no lock of the database.
-
-    Who is frozen inside of a transaction holds up others until the database ends it, on
-    SQLite for ever; a relay is there for milliseconds only, but it is there often.
-    """
-    for _ in range(100):
-        relay.send(signal.SIGSTOP)
-        time.sleep(0.05)
-        try:
-            with outbox.engine.connect() as connection:
-                if connection.dialect.name == "sqlite":
-                    connection.exec_driver_sql("PRAGMA busy_timeout = 100")
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                else:
-                    rows = select(outbox.table.c.position).where(
-                        outbox.table.c.state == RowState.PENDING.value
-                    )
-                    connection.execute(rows.with_for_update(nowait=True))
-                connection.rollback()
-                connection.invalidate()  # its timeout was for this only
-            if outbox.stats().leased:
-                return
-        except DBAPIError:
-            pass  # it holds a lock
-        relay.send(signal.SIGCONT)
-        time.sleep(0.003)
-    pytest.fail("the relay was inside of a transaction each time")
 
 
 @pytest.mark.nats

@@ -26,6 +26,10 @@ class NotInstalled(Exception):
     """A database server that is not on this machine; says how to get it."""
 
 
+#: What PostgreSQL says while processes of one that was killed have yet to notice.
+_TOO_EARLY = "pre-existing shared memory block"
+
+
 class DatabaseServer:
     """A real database server; gone, with its data, when the ``with`` block ends."""
 
@@ -77,12 +81,7 @@ class DatabaseServer:
 
     def start(self) -> None:
         """It runs and answers, on its data of before if there was any."""
-        self._process = ServerProcess(
-            [*self._command_line, *self._arguments()],
-            log=self.folder / "log",
-            cwd=self.folder,
-            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
-        )
+        process = self._started()
         engine = create_engine(self.url, poolclass=NullPool)
         deadline = time.monotonic() + self.start_timeout
         while True:
@@ -90,11 +89,24 @@ class DatabaseServer:
                 with engine.connect():
                     return
             except SQLAlchemyError:
-                if time.monotonic() > deadline or not self._process.running:
-                    log = (self.folder / "log").read_text(errors="replace")
+                log = (self.folder / "log").read_text(errors="replace")
+                if time.monotonic() < deadline and _TOO_EARLY in log[-4000:]:
+                    if not process.running:
+                        self.kill()
+                        process = self._started()
+                elif time.monotonic() > deadline or not process.running:
                     message = f"{self.name} did not start:\n{log[-4000:]}"
                     raise RuntimeError(message) from None
             time.sleep(0.05)
+
+    def _started(self) -> ServerProcess:
+        self._process = ServerProcess(
+            [*self._command_line, *self._arguments()],
+            log=self.folder / "log",
+            cwd=self.folder,
+            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
+        )
+        return self._process
 
     def kill(self) -> None:
         """It has ended as by a power failure."""

@@ -5,13 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pytest
+
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from support.eventually import eventually
+
+from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
+from eventbus_sync.outbox import RowState
 
 
 class RelayProcess:
@@ -67,11 +74,38 @@ class RelayProcess:
         self.kill()
 
 
-def first_occurrences(
-    stored: Iterator[tuple[str, str]],
-) -> dict[str, list[str]]:
-    """Return aggregate → event ids in the order in which each came first."""
-    seen: dict[str, dict[str, None]] = {}
-    for aggregate, event_id in stored:
-        seen.setdefault(aggregate, {}).setdefault(event_id)
-    return {aggregate: list(ids) for aggregate, ids in seen.items()}
+def in_table(outbox: SqlAlchemyOutbox) -> list[tuple[str, str]]:
+    """Return (aggregate, event id) of every row, in the order of the table."""
+    rows = outbox.rows(limit=100_000)
+    return [(row.aggregate_id, row.event_id) for row in rows]
+
+
+def freeze_between_transactions(relay: RelayProcess, outbox: SqlAlchemyOutbox) -> None:
+    """
+    Stop the process at a moment when it holds no lock of the database.
+
+    Who is frozen inside of a transaction holds up others until the database ends it, on
+    SQLite for ever; a relay is there for milliseconds only, but it is there often.
+    """
+    for _ in range(100):
+        relay.send(signal.SIGSTOP)
+        time.sleep(0.05)
+        try:
+            with outbox.engine.connect() as connection:
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA busy_timeout = 100")
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    rows = select(outbox.table.c.position).where(
+                        outbox.table.c.state == RowState.PENDING.value
+                    )
+                    connection.execute(rows.with_for_update(nowait=True))
+                connection.rollback()
+                connection.invalidate()  # its timeout was for this only
+            if outbox.stats().leased:
+                return
+        except DBAPIError:
+            pass  # it holds a lock
+        relay.send(signal.SIGCONT)
+        time.sleep(0.003)
+    pytest.fail("the relay was inside of a transaction each time")

@@ -52,26 +52,29 @@ def bus() -> Iterator[MemoryBus]:
 
 
 @pytest.mark.parametrize(
-    ("module", "test"),
+    ("module", "test", "name"),
     [
         # gevent 26 answers to these names, and not to "thread".
-        ("gevent.monkey", "is_module_patched"),
-        ("eventlet.patcher", "is_monkey_patched"),
+        *(
+            ("gevent.monkey", "is_module_patched", name)
+            for name in ("_thread", "threading", "queue", "select", "selectors")
+        ),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+        ("eventlet.patcher", "is_monkey_patched", "select"),
     ],
 )
 def test_green_threads_are_refused(
-    monkeypatch: pytest.MonkeyPatch, module: str, test: str
+    monkeypatch: pytest.MonkeyPatch, module: str, test: str, name: str
 ) -> None:
-    """Where threads were patched the first use says so, instead of a hang."""
+    """Where what we stand on was patched the first use says so, instead of a hang."""
     patcher = types.ModuleType(module)
     patched = [True]
-    name = "thread" if module.startswith("eventlet") else "threading"
     setattr(patcher, test, lambda what: what == name and patched[0])
     bus = MemoryBus()
     monkeypatch.setitem(sys.modules, module, patcher)
-    with pytest.raises(ConfigError, match="monkey-patched threads"):
+    with pytest.raises(ConfigError, match=f"monkey-patched {name},"):
         MemoryBus()
-    with pytest.raises(ConfigError, match="monkey-patched threads"):
+    with pytest.raises(ConfigError, match=f"monkey-patched {name},"):
         bus.publish_envelope("orders", event())
     assert bus.stats().accepted == 0
 
