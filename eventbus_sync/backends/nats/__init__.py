@@ -16,7 +16,7 @@ NATS JetStream through nats-py. Begin with ``backend.py``.
     culprit.py     the event over which a server ends connections
     answers.py     answers, sorted on the loop thread, in chunks to the ack workers
     workers.py     the ack workers; ack.py: what an answer says
-    watch.py       deadlines and silence
+    watch.py       deadlines and silence; patience.py: how much of it
     readiness.py   what start() waits for
     errors.py      NATS' errors in our words
 """
