@@ -76,6 +76,12 @@ MATRIX = [
         seconds=3,
     ),
     Line(
+        fault="frozen for a while",
+        strikes=[strike(0.5, "server", "freeze", 2.5)],
+        seconds=4,
+        rate=2000,
+    ),
+    Line(
         fault="server frozen behind a slow network",
         strikes=[
             strike(0.2, "network", "slow", 3, delay=0.1),
