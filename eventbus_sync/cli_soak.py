@@ -26,6 +26,7 @@ _EPILOG = """\
 examples:
   {prog} soak --backend nats --minutes 2 --seed 7
   {prog} soak --backend kafka --minutes 60 --json soak.json
+  {prog} soak --kafka-home ~/kafka_2.13-4.2.0 --minutes 10
   {prog} soak --backend nats --minutes 60 --seed 7 --plan
   {prog} soak --url 'nats://localhost:4222?stream=ORDERS'
 
@@ -33,10 +34,16 @@ what breaks:
   NATS   the server is killed, frozen, restarted; the network is cut, goes deaf,
          gets slow; the reader of results is slow, or pauses
   Kafka  the same without kill and restart, since the embedded broker stores in
-         memory and would lose what it has acknowledged
+         memory and would lose what it has acknowledged; with --kafka-home,
+         all of it
 
   Some faults outlast delivery_timeout (10 s here): their events are unknown,
   which is an answer. --plan prints the schedule and runs nothing.
+
+Apache Kafka:
+  --kafka-home is the folder of an unpacked download, or one with its jars. It
+  needs Java 17. The soak starts one node of its own, with data of its own in a
+  temporary folder, and changes nothing in that folder.
 
 a broker of your own:
   --url takes what EventBus.from_url takes; the soak publishes to a topic or a
@@ -64,6 +71,12 @@ def add_soak(
         allow_abbrev=False,
     )
     parser.add_argument("--backend", choices=("nats", "kafka"), help="default: nats")
+    parser.add_argument(
+        "--kafka-home",
+        type=Path,
+        metavar="DIR",
+        help="start Apache Kafka from there instead of the embedded Kafka broker",
+    )
     parser.add_argument("--url", help="publish to a broker of yours instead")
     parser.add_argument(
         "--minutes",
@@ -106,7 +119,10 @@ def _soak(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
     from eventbus_sync.soak.run import run, show_plan  # noqa: PLC0415
     from eventbus_sync.testing.broker_errors import BrokerNotInstalled  # noqa: PLC0415
 
-    backend = arguments.backend or "nats"
+    home: Path | None = arguments.kafka_home
+    if home is not None and (arguments.url is not None or arguments.backend == "nats"):
+        parser.error("--kafka-home is a Kafka broker: leave --url and nats out")
+    backend = arguments.backend or ("nats" if home is None else "kafka")
     if arguments.url is not None:
         if arguments.backend is not None:
             parser.error(
@@ -119,6 +135,7 @@ def _soak(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
         minutes=arguments.minutes,
         seed=random.randrange(1_000_000) if seed is None else seed,  # noqa: S311
         url=arguments.url,
+        kafka_home=None if home is None else home.expanduser(),
         threads=arguments.threads,
         rate=arguments.rate,
     )
@@ -129,6 +146,8 @@ def _soak(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
     except BrokerNotInstalled as error:
         advice = (
             "its brokers come with: pip install 'eventbus-sync[demo]', or use --url"
+            if home is None
+            else "https://kafka.apache.org/community/downloads has it"
         )
         sys.stderr.write(f"{parser.prog}: {error}\n{advice}\n")
         return _USAGE

@@ -1,6 +1,6 @@
 """Whether the books balance. Pure functions over the ledger of a run that has ended."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from eventbus_sync.demo.audit import MEANING, Violation
 from eventbus_sync.observe import Stats
@@ -35,11 +35,20 @@ class Tally:
         self.found[kind] = (before + count, first)
 
 
-def audit(ledger: Ledger, stats: Stats) -> list[Violation]:
-    """Return every way in which the run broke a promise; an empty list is the proof."""
+def audit(ledger: Ledger, stats: Stats, *, replaced: bool = False) -> list[Violation]:
+    """
+    Return every way in which the run broke a promise; an empty list is the proof.
+
+    Args:
+        ledger: of a run whose threads have ended.
+        stats: of its bus, after ``close``.
+        replaced: whether a Kafka producer was replaced: what was in flight then has no
+            outcome but unknown, and may be stored behind what the next one sent.
+    """
     tally = Tally()
+    excused = (0, UNKNOWN) if replaced else ()
     for thread in range(len(ledger.accepted)):
-        _publisher(ledger, thread, tally)
+        _publisher(ledger, thread, tally, excused)
     # A full channel costs the reader results; which ones, nobody can tell.
     if silent := tally.answers[0] - stats.dropped:
         example = f"{tally.answers[0]:,} without a result, {stats.dropped:,} dropped"
@@ -55,8 +64,10 @@ def audit(ledger: Ledger, stats: Stats) -> list[Violation]:
     ]
 
 
-def _publisher(ledger: Ledger, thread: int, tally: Tally) -> None:
-    """Look at every event of one thread."""
+def _publisher(
+    ledger: Ledger, thread: int, tally: Tally, excused: Container[int]
+) -> None:
+    """Look at every event of one thread; those with *excused* answers have no order."""
     count = ledger.accepted[thread]
     answers = _padded(ledger.answers[thread], count)
     stored = _padded(ledger.stored[thread], count)
@@ -68,6 +79,8 @@ def _publisher(ledger: Ledger, thread: int, tally: Tally) -> None:
             good += 1
             continue
         tally.answers[answer] += 1
+        if answer in excused:
+            storage &= ~LATE
         for kind in _wrong(answer, storage):
             tally.note(kind, ledger.event_id(thread, number))
     tally.answers[ACKED] += good

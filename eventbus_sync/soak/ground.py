@@ -11,6 +11,7 @@ from eventbus_sync.demo.own import own
 from eventbus_sync.errors import ConfigError
 from eventbus_sync.soak.plan import DELIVERY_TIMEOUT, Ground, Plan
 from eventbus_sync.soak.schedule import overflow
+from eventbus_sync.testing.apache_kafka import ApacheKafkaServer
 from eventbus_sync.testing.kafka_server import KafkaServer
 from eventbus_sync.testing.nats_server import NatsServer
 from eventbus_sync.testing.proxy import TcpProxy
@@ -85,8 +86,7 @@ def _nats(plan: Plan) -> Iterator[Ground]:
 
 @contextlib.contextmanager
 def _kafka(plan: Plan) -> Iterator[Ground]:
-    # Not the mock cluster: it lives in this process and cannot be frozen.
-    with TcpProxy() as proxy, KafkaServer(kind="tansu", proxy=proxy) as server:
+    with TcpProxy() as proxy, _kafka_server(plan, proxy) as server:
         config = KafkaConfig(
             name="soak",
             bootstrap_servers=server.bootstrap_servers,
@@ -97,7 +97,7 @@ def _kafka(plan: Plan) -> Iterator[Ground]:
         )
         create_topic(config, _TOPIC)
         yield Ground(
-            title="Kafka (embedded tansu)",
+            title="Apache Kafka" if plan.kafka_home else "Kafka (embedded tansu)",
             bus=EventBus(config),
             topic=_TOPIC,
             delivery_timeout=DELIVERY_TIMEOUT,
@@ -108,3 +108,10 @@ def _kafka(plan: Plan) -> Iterator[Ground]:
             server=server,
             proxy=proxy,
         )
+
+
+def _kafka_server(plan: Plan, proxy: TcpProxy) -> KafkaServer | ApacheKafkaServer:
+    if plan.kafka_home is not None:
+        return ApacheKafkaServer(plan.kafka_home, proxy=proxy)
+    # Not the mock cluster: it lives in this process and cannot be frozen.
+    return KafkaServer(kind="tansu", proxy=proxy)

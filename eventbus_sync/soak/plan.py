@@ -1,6 +1,7 @@
 """What was asked for on the command line, and what there is to break."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, Protocol
 
 import attrs
@@ -36,6 +37,7 @@ class Plan:
         minutes: how long events are published.
         seed: what breaks when, and how bursts come.
         url: the user's own broker instead of an embedded one.
+        kafka_home: a folder with Apache Kafka, which is started instead.
         threads: how many publish.
         rate: events for each second, over all threads; 0 for as fast as it goes.
         overflow: what a full result channel costs; None to draw that from the seed.
@@ -45,6 +47,7 @@ class Plan:
     minutes: float
     seed: int
     url: str | None = None
+    kafka_home: Path | None = None
     threads: int = 4
     rate: int = 500
     overflow: Literal["drop", "reserve"] | None = None

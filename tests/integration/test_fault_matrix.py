@@ -4,8 +4,8 @@ The fault matrix: one line for each way in which a server, a network or a reader
 Each line is a soak with a schedule of its own: five threads publish, one reads, and in the
 end the broker is read back: acked ⊆ stored ⊆ acked + unknown, nothing twice, the order of
 each aggregate, one outcome for each event, in time. Lines that need another kind of test
-have one: ``test_nats_faults.py``, ``test_nats_streams.py``, ``test_nats_security.py``,
-``test_nats_cluster.py``, ``test_kafka_apache.py``.
+have one: ``test_matrix_nats_*.py``, ``test_matrix_kafka_*.py``, ``test_nats_faults.py``,
+``test_nats_cluster.py``.
 """
 
 import io
@@ -74,6 +74,12 @@ MATRIX = [
         fault="network slow",
         strikes=[strike(0.5, "network", "slow", 2, delay=0.2, bytes_per_second=5e5)],
         seconds=3,
+    ),
+    Line(
+        fault="frozen for a while",
+        strikes=[strike(0.5, "server", "freeze", 2.5)],
+        seconds=4,
+        rate=2000,
     ),
     Line(
         fault="server frozen behind a slow network",

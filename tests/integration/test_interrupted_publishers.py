@@ -21,7 +21,7 @@ reader = keeper.start_reader()
 stop, happened = threading.Event(), [0, 0, 0]
 
 
-class Interrupted(BaseException):
+class Interrupted(Exception):  # as Celery's is
     pass
 
 

@@ -1,14 +1,11 @@
-"""What only Apache Kafka itself can show: limits, lost topics, crashes and long silence."""
+"""What only Apache Kafka itself can show: records, partitions, absent topics and limits."""
 
-import collections
-import itertools
 import json
-import threading
 import time
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -19,11 +16,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import TIMESTAMP_CREATE_TIME, NewTopic
 from support.apache_kafka import ApacheKafka, availability
 from support.eventually import eventually
-from support.patience import SLACK
 from support.rigs import unique
 
 from eventbus_sync import (
-    BackendBusy,
     Envelope,
     EventBus,
     KafkaConfig,
@@ -31,14 +26,10 @@ from eventbus_sync import (
     PublishResult,
 )
 from eventbus_sync.errors import (
-    BrokerUnreachable,
     DestinationNotFound,
-    EventBusError,
     MessageRefused,
-    ProducerLost,
     PublishError,
     PublishRejected,
-    PublishUnknown,
 )
 from eventbus_sync.testing.pytest_plugin import skip_or_fail
 from eventbus_sync.testing.readback import StoredEvent, read_kafka_topic
@@ -259,36 +250,6 @@ def test_promise_1_an_absent_topic(
     eventually(lambda: bus.publish_envelope_sync(absent, event(51)).success)
 
 
-def test_promise_1_a_topic_that_is_deleted_under_load(
-    kafka: ApacheKafka,
-    admin: AdminClient,
-    open_bus: OpenBus,
-    create_topic: CreateTopic,
-) -> None:
-    """Every event has its outcome, to be retried; a topic made anew takes events again."""
-    bus, topic, other = open_bus(delivery_timeout=6.0), create_topic(), create_topic()
-    with Load(bus, topic) as load, Load(bus, other, "other") as undisturbed:
-        eventually(lambda: bus.stats().acked > 500)
-        admin.delete_topics([topic])[topic].result(30)
-        eventually(lambda: bus.stats().rejected > 0, 30)
-        create_topic(topic)
-        load.goes_on(500)
-    results = load.results + undisturbed.results
-    assert len(results) == bus.stats().accepted
-    assert bus.stats().balanced
-    for result in results:
-        assert result.latency < 6 + LATE
-        if result.topic == other:
-            assert result.success
-        elif not result.success:
-            assert error_of(result).retriable
-    undisturbed.check(read_kafka_topic(kafka.bootstrap_servers, other))
-    # The acknowledged events of the deleted topic went with it.
-    stored = read_kafka_topic(kafka.bootstrap_servers, topic)
-    assert len({e.event_id for e in stored}) == len(stored) > 0
-    assert order_kept(stored)
-
-
 # -- events that are too large ---------------------------------------------------------
 
 
@@ -366,190 +327,4 @@ def test_promise_5_and_6_around_events_that_are_too_large(
     assert len(too_large) == 10
     stored = read_kafka_topic(kafka.bootstrap_servers, topic)
     assert len({e.event_id for e in stored}) == len(stored) == 990
-    assert order_kept(stored)
-
-
-# -- crashes and silence ---------------------------------------------------------------
-
-
-class Load:
-    """
-    Four threads that publish, each for aggregates of its own, while the block lasts.
-
-    Attributes:
-        accepted: the events that were accepted, in order for each aggregate.
-        results: after the block, what became of them.
-    """
-
-    def __init__(self, bus: EventBus, topic: str, name: str = "order") -> None:
-        self.bus = bus
-        self.topic = topic
-        self.accepted: list[str] = []
-        self.results: list[PublishResult] = []
-        self.acked = 0
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._publish, args=(f"{name}-{lane}",))
-            for lane in range(4)
-        ]
-
-    def __enter__(self) -> Self:
-        self.bus.register_publish_callback(self._count)
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self._threads)
-        eventually(lambda: len(self.results) == len(self.accepted), 60)
-
-    def goes_on(self, events: int, timeout: float = 60) -> None:
-        """So many more events are acked."""
-        enough = self.acked + events
-        eventually(lambda: self.acked >= enough, timeout)
-
-    def _publish(self, lane: str) -> None:
-        for number in itertools.count():
-            one = event(number, f"{lane}-{number % 3}")
-            while not self._stop.is_set():
-                try:
-                    self.bus.publish_envelope(self.topic, one, timeout=0.5)
-                except BackendBusy:
-                    continue
-                self.accepted.append(one.event_id)
-                break
-            # Some hundred events a second are load enough.
-            if self._stop.wait(0.005):
-                return
-
-    def _count(self, result: PublishResult) -> None:
-        if result.topic == self.topic:
-            self.results.append(result)
-            self.acked += result.success
-
-    def check(self, stored: list[StoredEvent], *, in_order: bool = True) -> None:
-        """Acked ⊆ stored ⊆ acked and unknown, each once, and in order."""
-        ends = collections.defaultdict[Outcome, set[str]](set)
-        for result in self.results:
-            ends[result.outcome].add(result.event_id)
-        ids = [one.event_id for one in stored]
-        assert sorted(r.event_id for r in self.results) == sorted(self.accepted)
-        assert len(ids) == len(set(ids))
-        assert ends[Outcome.ACKED] <= set(ids)
-        assert set(ids) <= ends[Outcome.ACKED] | ends[Outcome.UNKNOWN]
-        assert order_kept(stored) or not in_order
-
-
-def test_promise_1_5_and_6_across_a_crash(
-    kafka: ApacheKafka, open_bus: OpenBus, create_topic: CreateTopic
-) -> None:
-    """Kill -9 and restart under load: all is acked, stored once, in order, and goes on."""
-    bus, topic = open_bus(delivery_timeout=60.0), create_topic(partitions=3)
-    with Load(bus, topic) as load:
-        load.goes_on(1000)
-        kafka.kill()
-        eventually(lambda: bus.stats().in_flight > 100)
-        eventually(lambda: bus.health().connected is False)
-        kafka.start()
-        load.goes_on(1000)
-    assert {r.outcome for r in load.results} == {Outcome.ACKED}
-    load.check(read_kafka_topic(kafka.bootstrap_servers, topic))
-    assert bus.health().connected is True
-    assert bus.health().reconnects >= 1
-    assert bus.stats().balanced
-
-
-def test_promise_1_5_and_6_across_crashes_longer_than_the_timeout(
-    kafka: ApacheKafka, open_bus: OpenBus, create_topic: CreateTopic
-) -> None:
-    """Outcomes come in time and say what is wrong; afterwards publishing goes on."""
-    bus, topic = open_bus(delivery_timeout=2.0), create_topic(partitions=3)
-    with Load(bus, topic) as load:
-        load.goes_on(1000)
-        kafka.kill()
-        eventually(lambda: bus.stats().unknown > 500, 30)
-        kafka.start()
-        load.goes_on(1000)
-    load.check(read_kafka_topic(kafka.bootstrap_servers, topic))
-    for result in load.results:
-        assert result.latency < 2 + LATE
-        if not result.success:
-            assert isinstance(result.error, PublishUnknown)
-            assert "last connection error" in str(result.error)
-
-
-@pytest.fixture
-def freezable(kafka: ApacheKafka) -> Iterator[ApacheKafka]:
-    """The node, which runs on after the test whatever happens."""
-    yield kafka
-    kafka.resume()
-
-
-def test_promise_1_5_and_6_across_a_short_silence(
-    freezable: ApacheKafka, open_bus: OpenBus, create_topic: CreateTopic
-) -> None:
-    """A broker that stands still for less than delivery_timeout only costs time."""
-    bus, topic = open_bus(delivery_timeout=30.0), create_topic(partitions=3)
-    with Load(bus, topic) as load:
-        load.goes_on(1000)
-        freezable.freeze()
-        thaw = threading.Timer(4, freezable.resume)
-        thaw.start()
-        thaw.join()
-        load.goes_on(1000)
-    assert {r.outcome for r in load.results} == {Outcome.ACKED}
-    load.check(read_kafka_topic(freezable.bootstrap_servers, topic))
-
-
-def test_promise_1_and_5_across_a_long_silence(
-    freezable: ApacheKafka, open_bus: OpenBus, create_topic: CreateTopic
-) -> None:
-    """Outcomes come in time; the producer may be fenced, and yet publishing goes on."""
-    bus, topic = open_bus(delivery_timeout=2.0), create_topic(partitions=3)
-    errors: list[EventBusError] = []
-    bus.set_error_handler(errors.append)
-    with Load(bus, topic) as load:
-        load.goes_on(1000)
-        freezable.freeze()
-        eventually(lambda: bus.stats().unknown > 1000, 30)
-        freezable.resume()
-        load.goes_on(1000)
-    # A producer that was replaced does not keep the order.
-    replaced = any(isinstance(error, ProducerLost) for error in errors)
-    stored = read_kafka_topic(freezable.bootstrap_servers, topic)
-    load.check(stored, in_order=not replaced)
-    assert {r.outcome for r in load.results} == {Outcome.ACKED, Outcome.UNKNOWN}
-    assert max(r.latency for r in load.results) < 2 + LATE
-    assert any(isinstance(error, BrokerUnreachable) for error in errors)
-    assert bus.stats().balanced
-
-
-def test_promise_1_and_3_a_broker_that_comes_later(
-    kafka: ApacheKafka, open_bus: OpenBus, create_topic: CreateTopic
-) -> None:
-    """Events wait ten seconds for their first broker, their publisher does not."""
-    topic = create_topic()
-    kafka.kill()
-    late = threading.Timer(6, kafka.start)  # which takes some seconds too
-    late.start()
-    try:
-        bus = open_bus(delivery_timeout=60.0)
-        began = time.monotonic()
-        for number in range(200):
-            bus.publish_envelope(topic, event(number))
-        assert time.monotonic() - began < 3 + SLACK
-        eventually(lambda: bus.health().connected is False)
-        with pytest.raises(BrokerUnreachable, match="Connection refused"):
-            bus.start(1)
-        bus.start(60)
-        results = outcomes(bus, 200)
-    finally:
-        late.join()
-    assert {r.outcome for r in results} == {Outcome.ACKED}
-    assert min(r.latency for r in results) > 6
-    stored = read_kafka_topic(kafka.bootstrap_servers, topic)
-    assert len(stored) == 200
     assert order_kept(stored)

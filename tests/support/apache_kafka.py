@@ -6,7 +6,6 @@ and TLS behave here as they do in production. A node needs some seconds to start
 """
 
 import concurrent.futures
-import subprocess
 import time
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,36 +14,17 @@ from typing import NamedTuple, Self
 
 import confluent_kafka
 
-from support.kafka_jars import availability, find_jars, find_java
-from support.kafka_settings import node_settings, sasl_settings
+from support.kafka_jars import availability, find_jars
+from support.kafka_settings import sasl_settings
 from support.kafka_tls import write_pem_files
 
 from eventbus_sync.testing._kafka_metadata import ask_metadata
 from eventbus_sync.testing._ports import HOST, free_port
-from eventbus_sync.testing._server import Server
+from eventbus_sync.testing.apache_kafka import ApacheKafkaServer, node_settings
 from eventbus_sync.testing.broker_errors import BrokerStartFailed
 
 
 __all__ = ["ApacheKafka", "ApacheKafkaCluster", "availability"]
-
-_JAVA_OPTIONS = (
-    "-Xms64m",
-    "-Xmx384m",
-    # Made for a short life on few cores: quick to start rather than fast at last.
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-)
-
-_LOG4J2 = """\
-status = error
-appender.console.type = Console
-appender.console.name = console
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1} %m%n
-rootLogger.level = warn
-rootLogger.appenderRef.console.ref = console
-"""
 
 
 class ClusterPlan(NamedTuple):
@@ -54,7 +34,7 @@ class ClusterPlan(NamedTuple):
     controllers: Mapping[int, int]
 
 
-class ApacheKafka(Server):
+class ApacheKafka(ApacheKafkaServer):
     """
     One node, broker and controller in one; nothing runs before ``start()`` or ``with``.
 
@@ -75,8 +55,6 @@ class ApacheKafka(Server):
     ``start()`` raises BrokerNotInstalled as well, for whatever ``availability()`` tells.
     """
 
-    name = "apache-kafka"
-
     def __init__(
         self,
         *,
@@ -90,20 +68,18 @@ class ApacheKafka(Server):
         ports: Sequence[int] = (),
     ) -> None:
         super().__init__(
-            ports=ports, folder=folder, start_timeout=start_timeout, stop_timeout=8.0
+            Path(),
+            properties=properties,
+            ports=ports,
+            folder=folder,
+            start_timeout=start_timeout,
         )
         self.node_id = node_id
-        self._properties = dict(properties or {})
         self._auto_create_topics = auto_create_topics
         self._users = dict(users or {})
         self._plan = plan
         if plan is not None:
             self.identity = plan.cluster_id
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """``127.0.0.1:PORT`` of the unprotected listener, the same for life."""
-        return f"{HOST}:{self.port}"
 
     @property
     def sasl_bootstrap_servers(self) -> str:
@@ -120,31 +96,22 @@ class ApacheKafka(Server):
     def _choose_ports(self) -> tuple[int, ...]:
         return tuple(free_port() for _ in range(3 if self._users else 2))
 
+    def _jars(self) -> Path:
+        return find_jars()
+
     def _command(self, folder: Path) -> Sequence[str]:
-        java = [find_java(), *_JAVA_OPTIONS, "-cp", f"{find_jars()}/*"]
-        log4j2 = folder / "log4j2.properties"
-        log4j2.write_text(_LOG4J2)
-        java.append(f"-Dlog4j2.configurationFile={log4j2}")
         if self._users and not self.ca_file.exists():
             write_pem_files(folder)
-        settings = folder / "server.properties"
-        settings.write_text("".join(f"{k}={v}\n" for k, v in self._settings(folder)))
-        if not (folder / "data" / "meta.properties").exists():
-            self._format(java, settings)
-        return [*java, "kafka.Kafka", str(settings)]
+        return super()._command(folder)
 
-    def _format(self, java: Sequence[str], settings: Path) -> None:
-        command = [*java, "kafka.tools.StorageTool", "format", "-c", str(settings)]
-        command += ["--cluster-id", self.identity]
+    def _format_options(self) -> Sequence[str]:
+        options: list[str] = []
         for name, password in self._users.items():
-            scram = f"SCRAM-SHA-256=[name={name},password={password}]"
-            command += ["--add-scram", scram]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=60
-        )
-        if done.returncode:
-            message = f"kafka-storage format failed: {done.stdout}{done.stderr}"
-            raise BrokerStartFailed(message)
+            options += [
+                "--add-scram",
+                f"SCRAM-SHA-256=[name={name},password={password}]",
+            ]
+        return options
 
     def _settings(self, folder: Path) -> Iterable[tuple[str, str]]:
         client, controller, *sasl = self._ports

@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 from eventbus_sync.testing import BrokerNotInstalled
+from eventbus_sync.testing.apache_kafka import find_java
 
 
 POM = Path(__file__).parent / "apache-kafka" / "pom.xml"
 
-_OLDEST_JAVA = 17  # what Kafka 4 brokers are compiled for
 _MAVEN_TIMEOUT = 600.0
 
 
@@ -35,24 +35,6 @@ def availability() -> str | None:
     except BrokerNotInstalled as error:
         return str(error)
     return None
-
-
-@functools.cache
-def find_java() -> str:
-    """The java of JAVA_HOME or PATH; BrokerNotInstalled if none or too old."""
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if java is None:
-        message = "Apache Kafka needs Java: no java in JAVA_HOME or on PATH"
-        raise BrokerNotInstalled(message)
-    said = subprocess.run(
-        [java, "-version"], capture_output=True, text=True, check=False, timeout=60
-    ).stderr
-    version = re.search(r'version "(\d+)', said)
-    if version is None or int(version[1]) < _OLDEST_JAVA:
-        message = f"Apache Kafka needs Java {_OLDEST_JAVA}; {java} says: {said.strip()}"
-        raise BrokerNotInstalled(message)
-    return java
 
 
 def find_jars() -> Path:

@@ -14,6 +14,7 @@ from eventbus_sync.backends.base import Ack, OutgoingMessage
 from eventbus_sync.backends.nats.answers import Answered, Answers
 from eventbus_sync.backends.nats.batches import Batches
 from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
@@ -65,6 +66,7 @@ class Batch:
             self.sink,
             self._take,
             lambda records: None,
+            Patience(5, 30),
         )
         self.batches = Batches(stream, self.answers, self._go_on)
         self.records = [self._record(subject) for subject in subjects]

@@ -19,6 +19,7 @@ from eventbus_sync.backends.nats.batches import Batches
 from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
@@ -51,7 +52,9 @@ def make_sender(
     sink: RecordingSink,
 ) -> Sender:
     """Return a sender of single events, which nobody listens to."""
-    answers = Answers(pending, gates, sink, lambda chunk: None, lambda records: None)
+    answers = Answers(
+        pending, gates, sink, lambda chunk: None, lambda records: None, Patience(5, 30)
+    )
     batches = Batches(stream, answers, lambda records: None)
     return Sender(pending, gates, handover, stream, sink, batches)
 
@@ -148,6 +151,24 @@ def test_readiness_raises_what_lasts(kind: type[EventBusError]) -> None:
         assert caught.value.__cause__ is new
 
 
+# -- patience --------------------------------------------------------------------------
+
+
+def test_patience_grows_with_each_silence_up_to_delivery_timeout() -> None:
+    """Doubled for each connection that was given up, until an answer comes in time."""
+    patience = Patience(5, 30)
+    assert not patience.strained
+    waits = [patience.wait]
+    for _ in range(4):
+        patience.given_up()
+        waits.append(patience.wait)
+    assert waits == [5, 10, 20, 30, 30]
+    patience.answered(5.5)
+    assert (patience.wait, patience.strained) == (30, True)
+    patience.answered(0.01)
+    assert (patience.wait, patience.strained) == (5, False)
+
+
 # -- answers ---------------------------------------------------------------------------
 
 
@@ -155,7 +176,9 @@ def test_few_refusals_are_reported(sink: RecordingSink) -> None:
     """One report for each subject, and no more than some for each connection."""
     pending = Pending()
     gates = Gates(pending, sink)
-    answers = Answers(pending, gates, sink, lambda chunk: None, lambda records: None)
+    answers = Answers(
+        pending, gates, sink, lambda chunk: None, lambda records: None, Patience(5, 30)
+    )
     cause = nats.errors.Error("no")
     for _ in range(3):
         for number in range(MAX_REPORTED + 20):
@@ -176,7 +199,12 @@ def test_a_late_ack_is_not_taken_for_a_refusal(sink: RecordingSink) -> None:
     pending = Pending()
     settled: list[Answered] = []
     answers = Answers(
-        pending, Gates(pending, sink), sink, settled.extend, lambda records: None
+        pending,
+        Gates(pending, sink),
+        sink,
+        settled.extend,
+        lambda records: None,
+        Patience(5, 30),
     )
     stored, denied = (Record(message(), Sent(number), 1e9) for number in range(2))
     for one in (stored, denied):

@@ -177,7 +177,10 @@ class KafkaBackend:
         except (TypeError, ValueError) as exc:
             msg = f"the Kafka driver cannot take this message: {exc}"
             raise EnvelopeError(msg, field="message") from exc
-        except Exception as exc:
+        except (RuntimeError, SystemError, MemoryError, ArithmeticError) as exc:
+            # Not any Exception: Celery's soft time limit is one, and may land when the
+            # driver has the message already. It goes through as it is, and the event
+            # stays in flight until its report comes.
             msg = f"the Kafka driver failed: {exc!r}"
             raise BackendFailed(msg) from exc
 

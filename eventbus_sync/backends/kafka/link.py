@@ -78,6 +78,7 @@ class Link:
         self._told: type[EventBusError] | None = None
         self._told_at = float("-inf")
         self.up = False
+        self._down_at = float("-inf")
         self.trouble = ""
         self._last_trouble = ""
         self._last_trouble_at = float("-inf")
@@ -147,6 +148,10 @@ class Link:
         """
         return accepted_at < self._unanswered_at + _SUPPRESSED_FOR
 
+    def may_hold(self, accepted_at: float) -> bool:
+        """Return whether a broker may have got an event of that age."""
+        return self.up or accepted_at < self._down_at
+
     def trouble_of(self, accepted_at: float) -> str:
         """Return what may have kept an event of that age from its answer, or ""."""
         if not self.trouble and accepted_at <= self._last_trouble_at:
@@ -180,8 +185,10 @@ class Link:
             self.hung_up_at = time.monotonic()
 
     def _down(self, ours: EventBusError) -> None:
-        self.up = False
         now = time.monotonic()
+        if self.up:
+            self._down_at = now
+        self.up = False
         # A refused login says more than what follows from it.
         news = self._told is None or (
             self._told is BrokerUnreachable and type(ours) is AuthenticationFailed

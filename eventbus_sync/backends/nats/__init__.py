@@ -17,7 +17,7 @@ NATS JetStream through nats-py. Begin with ``backend.py``.
     batches.py     many events as one message to the stream, where that is wanted
     answers.py     answers, sorted on the loop thread, in chunks to the ack workers
     workers.py     the ack workers; ack.py: what an answer says
-    watch.py       deadlines and silence
+    watch.py       deadlines and silence; patience.py: how much of it
     readiness.py   what start() waits for
     errors.py      NATS' errors in our words
 """

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from eventbus_sync.backends.base import Ack, Settlement, Sink
 from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record
 from eventbus_sync.errors import NotAuthorized
@@ -35,15 +36,17 @@ class Answers:
         sink: is told of what permissions refuse.
         hand_over: takes a chunk of answers to the ack workers.
         release: is given what a gate held back, in order.
+        patience: is told how long answers take, while that is in doubt.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that answers are sorted to
         self,
         pending: Pending,
         gates: Gates,
         sink: Sink,
         hand_over: Callable[[list[Answered]], None],
         release: Callable[[list[Record]], None],
+        patience: Patience,
     ) -> None:
         #: When a stream answered last.
         self.last_at = 0.0
@@ -52,6 +55,7 @@ class Answers:
         self._sink = sink
         self._hand_over = hand_over
         self._release = release
+        self._patience = patience
         self._chunk: list[Answered] = []
         # How many to each subject, and why; first what the clock has seen already.
         self._ripe: dict[str, tuple[int, Exception]] = {}
@@ -70,6 +74,8 @@ class Answers:
         record = self._pending.pop(token)
         if record is None:
             return
+        if self._patience.strained:
+            self._patience.answered(self.last_at - record.sent_at)
         if self._gates:
             self._release(self._gates.answered(record))
         self._chunk.append((record, data))

@@ -19,6 +19,7 @@ from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.dialer import Dialer
 from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.handover import HandOver
+from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
@@ -62,8 +63,14 @@ class Pump:
         self._pending = Pending()
         self._gates = Gates(self._pending, sink)
         self._stream = StreamCheck(config, sink, readiness)
+        self._patience = Patience(config.ack_wait, config.delivery_timeout)
         self._answers = Answers(
-            self._pending, self._gates, sink, hand_over, self._release
+            self._pending,
+            self._gates,
+            sink,
+            hand_over,
+            self._release,
+            self._patience,
         )
         self._batches = Batches(self._stream, self._answers, self._go_on)
         self._sender = Sender(
@@ -219,8 +226,9 @@ class Pump:
         if connection is None or connection.lost:
             return
         connection.check()
-        wait = self._config.ack_wait
+        wait = self._patience.wait
         if now - self._answers.last_at > wait and self._pending.stalled(now, wait):
+            self._patience.given_up()
             text = f"{connection.server} acknowledged nothing for {wait:g} s"
             connection.abandon(ConnectionLost(text))
 

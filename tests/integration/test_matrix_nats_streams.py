@@ -1,0 +1,173 @@
+"""
+The fault matrix, NATS: what befalls the stream while four threads publish to it.
+
+Each line ends with the books: what was acked is stored once, what was rejected is not.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy
+from support.eventually import eventually
+from support.jetstream import (
+    MakeBus,
+    ask_jetstream,
+    buses,
+    delete_stream,
+    make_stream,
+    stream_config,
+    unique_stream,
+)
+from support.load import Load, in_the_order_of_publishing
+
+from eventbus_sync import Outcome
+from eventbus_sync.errors import BrokerFull, DestinationNotFound, MessageRefused
+from eventbus_sync.testing import NatsServer
+from eventbus_sync.testing.readback import read_nats_stream
+
+
+pytestmark = pytest.mark.nats
+
+#: Where the sequences of a stream that was made anew begin.
+ANEW = 1_000_000
+
+
+@pytest.fixture
+def make() -> Iterator[MakeBus]:
+    """Buses that are closed after the test."""
+    with buses() as make:
+        yield make
+
+
+def change_stream(server: NatsServer, stream: str, **settings: Any) -> None:
+    """The stream has other settings."""
+    changed = stream_config(server.url, stream).evolve(**settings)
+
+    async def update(js: JetStreamContext) -> None:
+        await js.update_stream(changed)
+
+    ask_jetstream(server.url, update)
+
+
+def test_promises_1_2_and_5_the_stream_is_deleted_and_made_anew(
+    make: MakeBus, nats_server: NatsServer
+) -> None:
+    """What the old one acknowledged was in it, and what the new one did is in the new."""
+    stream, subject = unique_stream()
+    url = nats_server.url
+    make_stream(url, stream, subject)
+    bus = make(nats_server, stream=stream, subjects=[subject])
+    with Load(bus, subject) as load:
+        load.goes_on()
+        old = read_nats_stream(url, stream)
+        delete_stream(url, stream)
+        eventually(lambda: bus.stats().in_flight > 100)
+        # So that each acknowledgement tells which of the two it is from.
+        make_stream(url, stream, subject, first_seq=ANEW)
+        load.goes_on()
+    assert load.outcomes() == {Outcome.ACKED}
+    sequences = {r.event_id: r.sequence or 0 for r in load.results}
+    held = {event.event_id: event.sequence for event in old}
+    # Read before the end: the old stream went on to take some more.
+    for event_id, sequence in sequences.items():
+        if sequence <= len(held):
+            assert held[event_id] == sequence
+    new = read_nats_stream(url, stream)
+    assert len({event.event_id for event in new}) == len(new)
+    acked = {e: s for e, s in sequences.items() if s >= ANEW}
+    assert acked == {event.event_id: event.sequence for event in new}
+    assert in_the_order_of_publishing(old)
+    load.check_outcomes(subject)
+    assert bus.health().reconnects == 0
+
+
+def test_promises_1_2_and_5_the_stream_is_full(
+    make: MakeBus, nats_server: NatsServer
+) -> None:
+    """Refused at once while it is; what comes when there is room again is stored."""
+    stream, subject = unique_stream()
+    make_stream(
+        nats_server.url, stream, subject, max_msgs=500, discard=DiscardPolicy.NEW
+    )
+    bus = make(nats_server, stream=stream, subjects=[subject])
+    with Load(bus, subject) as load:
+        eventually(lambda: bus.stats().rejected > 500, 30)
+        change_stream(nats_server, stream, max_msgs=1_000_000)
+        load.goes_on()
+    refused = [r for r in load.results if not r.success]
+    assert {type(r.error) for r in refused} == {BrokerFull}
+    assert {r.outcome for r in refused} == {Outcome.REJECTED}
+    # A refused one is passed by those behind it, and never stored: no order is broken.
+    load.check(read_nats_stream(nats_server.url, stream))
+
+
+def test_promises_1_2_and_5_messages_larger_than_the_stream_takes(
+    make: MakeBus, nats_server: NatsServer
+) -> None:
+    """Every tenth is refused for good, for its own size; the others are stored."""
+    stream, subject = unique_stream()
+    make_stream(nats_server.url, stream, subject, max_msg_size=2000)
+    bus = make(nats_server, stream=stream, subjects=[subject])
+
+    def payload(number: int) -> bytes:
+        return b'"%s"' % (b"x" * (2000 if number % 10 == 7 else 10))
+
+    with Load(bus, subject, payload=payload) as load:
+        load.settles(2000)
+    for result in load.results:
+        large = result.event_id.endswith("7")
+        assert result.success is not large
+        if large:
+            assert isinstance(result.error, MessageRefused)
+            assert result.outcome is Outcome.REJECTED
+            assert not result.error.retriable
+    load.check(read_nats_stream(nats_server.url, stream))
+
+
+@pytest.mark.slow
+def test_promises_1_2_5_and_6_no_stream_takes_one_of_two_subjects(
+    make: MakeBus, nats_server: NatsServer
+) -> None:
+    """Rejected at delivery_timeout, and the other subject never waits for it."""
+    stream, subject = unique_stream()
+    make_stream(nats_server.url, stream, subject)
+    bus = make(nats_server, delivery_timeout=2.0)
+    nobodys = f"nobodys-{subject}"
+    with Load(bus, subject, nobodys) as load:
+        eventually(lambda: bus.stats().rejected > 300, 30)
+        load.goes_on()
+    assert load.outcomes(subject) == {Outcome.ACKED}
+    lost = [r for r in load.results if r.topic == nobodys]
+    assert {r.outcome for r in lost} == {Outcome.REJECTED}
+    assert {type(r.error) for r in lost} == {DestinationNotFound}
+    load.check(read_nats_stream(nats_server.url, stream), subject)
+    load.check([], nobodys)
+
+
+@pytest.mark.slow
+def test_promises_1_2_and_5_the_stream_forgets_soon(
+    make: MakeBus, fresh_nats_server: NatsServer
+) -> None:
+    """A duplicate window shorter than the outage: unknown rather than stored twice."""
+    server = fresh_nats_server
+    make_stream(server.url, "SHORT", "short", duplicate_window=1)
+    bus = make(
+        server,
+        stream="SHORT",
+        subjects=["short"],
+        delivery_timeout=3.0,
+        ack_wait=0.3,
+        connect_timeout=0.3,
+    )
+    with Load(bus, "short") as load:
+        load.goes_on()
+        server.freeze()
+        eventually(lambda: bus.stats().unknown > 0, 30)
+        server.resume()
+        load.goes_on()
+    assert Outcome.UNKNOWN in load.outcomes()
+    # Some of them are stored, and their retry would have been a second copy.
+    load.check(read_nats_stream(server.url, "SHORT"), in_order=False)
