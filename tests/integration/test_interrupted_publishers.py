@@ -43,14 +43,26 @@ def persist(index):
             happened[index] += 1
 
 
-threads = [threading.Thread(target=persist, args=(n,)) for n in range(3)]
-for thread in threads:
+# One that lands where nothing catches it any more ends its thread.
+threading.excepthook = lambda _: None
+
+
+def start(index):
+    thread = threading.Thread(target=persist, args=(index,))
     thread.start()
+    return thread
+
+
+threads = [start(index) for index in range(3)]
 source = random.Random(5)
 inject = ctypes.pythonapi.PyThreadState_SetAsyncExc
 while sum(happened) < int(times):
-    victim = source.choice(threads)
-    inject(ctypes.c_ulong(victim.ident), ctypes.py_object(Interrupted))
+    index = source.randrange(3)
+    if not threads[index].is_alive():
+        happened[index] += 1
+        threads[index] = start(index)
+    victim = threads[index].ident
+    inject(ctypes.c_ulong(victim), ctypes.py_object(Interrupted))
     time.sleep(source.uniform(0.0005, 0.004))
 stop.set()
 for thread in threads:
