@@ -3,10 +3,11 @@ What became of each event, in two bytes: one for its answer, one for its storage
 
 The id of an event says which thread published it and as which: ``RUN-THREAD-NUMBER``. So
 a table of bytes for each thread is all that is needed, and it is written without a lock:
-the counts by the publisher, the answers by whoever reads results, the rest afterwards.
+the counts by the publisher, the answers by whoever gets the results, the rest afterwards.
 """
 
 import secrets
+import threading
 
 from collections import Counter
 from typing import Final
@@ -58,13 +59,20 @@ class Ledger:
         self.read = 0
         self._latest: dict[tuple[int, int], int] = {}
         self._home: dict[int, int] = {}
+        # Of the figures: a reader and a publisher that waits for its results write them.
+        self._lock = threading.Lock()
 
     def event_id(self, thread: int, number: int) -> str:
         """Return the id of a thread's event."""
         return f"{self.run}-{thread}-{number}"
 
-    def noted(self, result: PublishResult) -> None:
+    def answered(self, result: PublishResult) -> None:
         """Note a result. Only one thread may do so for the events of each publisher."""
+        with self._lock:
+            self.latency.add(result.latency)
+            self.repeats += result.duplicate
+            if result.error is not None:
+                self.codes[result.error.code] += 1
         place = self._place(result.event_id)
         if place is None:
             self.foreign.append(f"result for {result.event_id!r}")
@@ -75,14 +83,6 @@ class Ledger:
             # More than is needed, so that it does not grow for each event.
             answers.extend(bytes(number + 1024 - len(answers)))
         answers[number] = TWICE if answers[number] else _BIT[result.outcome]
-
-    def answered(self, result: PublishResult) -> None:
-        """Note a result of the channel, and its figures; for the one reader."""
-        self.noted(result)
-        self.latency.add(result.latency)
-        self.repeats += result.duplicate
-        if result.error is not None:
-            self.codes[result.error.code] += 1
 
     def seen(self, event: StoredEvent) -> None:
         """Note what the broker gave back, in its order within each partition."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TextIO
 import attrs
 
 from eventbus_sync.demo.progress import Progress
+from eventbus_sync.errors import PublishUnknown
 from eventbus_sync.soak.ground import ground
 from eventbus_sync.soak.lines import Line
 from eventbus_sync.soak.plan import Plan
@@ -68,11 +69,14 @@ class Survived:
     def outcomes(self) -> str:
         """What the events had, in words; and what was wrong."""
         stats, codes = self.figures.stats, self.figures.codes
+        doubtful = _codes_of(PublishUnknown)
         parts = [f"{stats.acked:,} acked"]
-        parts += [f"{stats.rejected:,} rejected"] * bool(stats.rejected)
-        parts += [f"{stats.unknown:,} unknown"] * bool(stats.unknown)
-        if codes:
-            parts[-1] += f": {', '.join(sorted(codes))}"
+        for count, outcome, why in (
+            (stats.rejected, "rejected", codes.keys() - doubtful),
+            (stats.unknown, "unknown", codes.keys() & doubtful),
+        ):
+            if count:
+                parts.append(f"{count:,} {outcome} ({', '.join(sorted(why))})")
         parts += [f"{stats.dropped:,} results dropped"] * bool(stats.dropped)
         wrong = [*map(str, self.figures.violations), *self.figures.failures]
         parts += [f"WRONG: {text}" for text in wrong]
@@ -94,6 +98,11 @@ class Survived:
 
     def _count(self, kinds: Sequence[str]) -> int:
         return sum(v.count for v in self.figures.violations if v.kind in kinds)
+
+
+def _codes_of(kind: type[PublishUnknown]) -> set[str]:
+    """Return the codes of a kind of errors, and of all below it."""
+    return {kind.default_code}.union(*map(_codes_of, kind.__subclasses__()))
 
 
 def survive(

@@ -120,7 +120,7 @@ class Workload:
         bus, topic = self._ground.bus, self._ground.topic
 
         def publish() -> None:
-            self.ledger.noted(bus.publish_envelope_sync(topic, event))
+            self.ledger.answered(bus.publish_envelope_sync(topic, event))
 
         while not self._stopping.wait(0.02):
             event = self._event(thread, number)

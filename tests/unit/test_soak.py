@@ -229,7 +229,7 @@ def test_a_million_events_fit_into_little_memory() -> None:
     """Two bytes each."""
     ledger = Ledger(1, 200)
     ledger.accepted[0] = 1_000_000
-    ledger.noted(result(ledger.event_id(0, 999_999), Outcome.ACKED))
+    ledger.answered(result(ledger.event_id(0, 999_999), Outcome.ACKED))
     ledger.seen(StoredEvent(ledger.event_id(0, 999_999), "", "t", 0, 1))
     assert len(ledger.answers[0]) + len(ledger.stored[0]) < 2_002_000
 

@@ -92,7 +92,7 @@ def test_a_row_says_what_became_of_events() -> None:
     worse = Survived(LINE, WORSE)
     assert (worse.lost, worse.twice) == (5, 4)
     assert worse.outcomes.startswith(
-        "5 acked, 1 rejected, 3 unknown: full, timed_out, 2 results dropped, "
+        "5 acked, 1 rejected (full), 3 unknown (timed_out), 2 results dropped, "
         "WRONG: 2 acked, but not stored (such as x-1), WRONG: "
     )
     assert worse.outcomes.endswith("WRONG: the broker could not be read")
