@@ -178,11 +178,9 @@ class Poller:
         horizon = now - self._timeout
         if oldest is None or oldest > horizon or not self._link.may_hold(oldest):
             return
-        trouble = self._link.trouble_of(oldest)
         why = ProducerLost(
             "the broker acknowledges nothing in time, and to send again what is younger "
             "might store it twice: the producer was replaced"
-            + (f"; last connection error: {trouble}" if trouble else "")
         )
         self._sink.log(logging.ERROR, f"the Kafka producer is replaced: {why}")
         self._sink.report(why)
