@@ -29,7 +29,6 @@ from eventbus_sync.errors import (
     BrokerUnreachable,
     BusClosed,
     ConfigError,
-    DeliveryTimedOut,
     EnvelopeError,
     MessageRefused,
     NotAuthorized,
@@ -570,68 +569,6 @@ def test_a_retired_producers_troubles_are_nobodys(
     first.settings["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN))
     first.settings["stats_cb"]('"state":"UP"')
     assert sink.states == [True]
-
-
-def connect(sink: RecordingSink) -> FakeProducer:
-    """The broker answers; returns the producer that is in use."""
-    producer = eventually(lambda: FakeProducer.made)[-1]
-    producer.settings["stats_cb"]('"state":"UP"')
-    assert sink.states[-1] is True
-    return producer
-
-
-@pytest.fixture
-def hasty(sink: RecordingSink) -> Iterator[KafkaBackend]:
-    """A back end that runs, whose events have little time."""
-    running = new_backend(sink, delivery_timeout=0.2)
-    running.start()
-    yield running
-    running.close(Deadline.after(5))
-
-
-def test_promise_5_a_producer_is_given_up_before_it_sends_again_under_a_new_epoch(
-    sink: RecordingSink, hasty: KafkaBackend
-) -> None:
-    """The oldest has timed out, the younger is unknown, and the next one is stored."""
-    first = connect(sink)
-    first.answering = False
-    # It waits for so long that the younger one is young when it times out.
-    old, young = Sent(), Sent()
-    young.accepted_at += 1000.0
-    for delivery in (old, young):
-        hasty.send(message(), delivery, Deadline.after(5))
-    sink.oldest = old.accepted_at
-    said = only(sink, old)
-    assert isinstance(said, DeliveryTimedOut)
-    assert said.maybe_delivered
-    said = only(sink, young)
-    assert isinstance(said, ProducerLost)
-    assert "might store it twice" in str(said)
-    sink.oldest = None
-    assert isinstance(only(sink, send(hasty)), Ack)
-    assert [type(report) for report in sink.reports] == [ProducerLost]
-    eventually(lambda: first.closed)
-
-
-@pytest.mark.parametrize("settings", [{}, {"idempotence": False}])
-def test_a_producer_that_cannot_store_twice_is_kept(
-    sink: RecordingSink, settings: dict[str, Any]
-) -> None:
-    """What no broker has got times out alone; and without idempotence, all does."""
-    backend = new_backend(sink, delivery_timeout=0.2, **settings)
-    backend.start()
-    try:
-        first = eventually(lambda: FakeProducer.made)[-1]
-        first.answering = False
-        if settings:
-            connect(sink)
-        sink.oldest = send(backend).accepted_at
-        looks = sink.expired
-        eventually(lambda: sink.expired > looks + 50)
-        assert not sink.reports
-        assert FakeProducer.made == [first]
-    finally:
-        backend.close(Deadline.after(5))
 
 
 # -- settings that the driver refuses --------------------------------------------------

@@ -31,8 +31,6 @@ CHUNK = 1000
 
 _CLOSE_ATTEMPTS = 3
 
-_TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)  # noqa: SLF001 - so they spell it
-
 _HAS_PRODUCER_ID = re.compile(r'"idemp_state": *"Assigned"')
 
 
@@ -127,8 +125,6 @@ class Client:
         self.failure: PublishError | None = None
         #: What becomes of new events, if another producer would be refused as well.
         self.refusal: PublishRejected | None = None
-        #: What was accepted before this has timed out when the producer is emptied.
-        self.overdue_before = float("-inf")
         #: What a delivery report raised.
         self.broken: Exception | None = None
         self._producer = Producer(
@@ -183,10 +179,7 @@ class Client:
         if code in LASTING:
             self._fail(error)
         if self.failure is not None and code in PURGED:
-            if delivery.accepted_at > self.overdue_before:
-                return self.failure
-            # What the driver would have said a moment later.
-            error, code = _TIMED_OUT, _TIMED_OUT.code()
+            return self.failure
         doubted = self._link.doubts(delivery.accepted_at)
         # Outages end thousands of events with one and the same error.
         trouble = self._link.trouble_of(delivery.accepted_at)

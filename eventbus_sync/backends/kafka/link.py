@@ -78,7 +78,6 @@ class Link:
         self._told: type[EventBusError] | None = None
         self._told_at = float("-inf")
         self.up = False
-        self._down_at = float("-inf")
         self.trouble = ""
         self._last_trouble = ""
         self._last_trouble_at = float("-inf")
@@ -148,10 +147,6 @@ class Link:
         """
         return accepted_at < self._unanswered_at + _SUPPRESSED_FOR
 
-    def may_hold(self, accepted_at: float) -> bool:
-        """Return whether a broker may have got an event of that age."""
-        return self.up or accepted_at < self._down_at
-
     def trouble_of(self, accepted_at: float) -> str:
         """Return what may have kept an event of that age from its answer, or ""."""
         if not self.trouble and accepted_at <= self._last_trouble_at:
@@ -185,10 +180,8 @@ class Link:
             self.hung_up_at = time.monotonic()
 
     def _down(self, ours: EventBusError) -> None:
-        now = time.monotonic()
-        if self.up:
-            self._down_at = now
         self.up = False
+        now = time.monotonic()
         # A refused login says more than what follows from it.
         news = self._told is None or (
             self._told is BrokerUnreachable and type(ours) is AuthenticationFailed

@@ -43,10 +43,6 @@ _LAST_BACKOFF = 5.0
 #: Seconds until settings that were refused are tried again: somebody may mend them.
 _REFUSED_BACKOFF = 30.0
 
-#: Seconds before an event times out in the driver at which its producer is given up,
-#: and the most that this may be of delivery_timeout.
-_LEAD, _LEAD_PART = 0.5, 0.25
-
 #: Seconds for which a withdrawn producer is emptied: publishers may still hold it.
 _RETIRED_FOR = 2.0
 #: Seconds after which one that does not get empty is given up.
@@ -71,9 +67,6 @@ class Poller:
         self, settings: dict[str, Any], sink: Sink, link: Link, slot: Slot
     ) -> None:
         self._settings = settings
-        timeout = settings["message.timeout.ms"] / 1000
-        self._timeout = timeout - min(_LEAD, timeout * _LEAD_PART)
-        self._idempotent = bool(settings["enable.idempotence"])
         self._sink = sink
         self._link = link
         self._slot = slot
@@ -85,7 +78,6 @@ class Poller:
         self._losses = 0
         self._expire_at = 0.0
         self._active_at = 0.0
-        self._made_at = 0.0
 
     def run(self) -> None:
         """Work until the slot is closed, then empty and close every producer."""
@@ -126,8 +118,6 @@ class Poller:
             self._losses = 0
         if client.failure is not None:
             self._replace(client, client.failure)
-        elif self._idempotent and now - self._made_at > self._timeout:
-            self._look_at_oldest(client, now)
 
     # -- from one producer to the next -------------------------------------------------
 
@@ -147,7 +137,7 @@ class Poller:
             self._sink.report(verdict)
             return
         self._client = client
-        self._active_at = self._made_at = time.monotonic()
+        self._active_at = time.monotonic()
         self._slot.offer(client, None)
 
     def _replace(self, client: Client, why: PublishError) -> None:
@@ -164,28 +154,6 @@ class Poller:
             # Many processes lose their producers to one and the same event.
             jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             self._connect_at = now + backoff * jitter
-        self._retire(client, why)
-
-    def _look_at_oldest(self, client: Client, now: float) -> None:
-        """
-        Give the producer up before an event times out that a broker may have got.
-
-        When the first events of a batch time out, the driver sends the others again under
-        a new epoch. Its sequence numbers begin anew there, so that a broker that had
-        stored the batch without acknowledging it stores them a second time.
-        """
-        oldest = self._sink.oldest_at()
-        horizon = now - self._timeout
-        if oldest is None or oldest > horizon or not self._link.may_hold(oldest):
-            return
-        why = ProducerLost(
-            "the broker acknowledges nothing in time, and to send again what is younger "
-            "might store it twice: the producer was replaced"
-        )
-        self._sink.log(logging.ERROR, f"the Kafka producer is replaced: {why}")
-        self._sink.report(why)
-        client.overdue_before = horizon
-        self._connect_at = now
         self._retire(client, why)
 
     def _retire(self, client: Client, why: PublishError) -> None:
