@@ -197,12 +197,12 @@ def _import_apart(name: str) -> None:
     """
     if name in _imported:
         return
-    failures: list[ImportError] = []
+    failures: list[Exception] = []
 
     def load() -> None:
         try:
             importlib.import_module(name)
-        except ImportError as exc:
+        except Exception as exc:  # noqa: BLE001 - raised below, on the caller's thread
             failures.append(exc)
 
     try:

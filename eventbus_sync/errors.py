@@ -317,10 +317,7 @@ class ConnectionLost(PublishUnknown):
 
 
 class ProducerLost(PublishUnknown):
-    """
-    The Kafka producer was replaced: it was fenced, it failed for good, or no answer came
-    in time, and to send again might have stored twice.
-    """
+    """The Kafka producer was fenced or failed for good; it has been replaced."""
 
     default_code = "producer_lost"
 

@@ -187,9 +187,9 @@ class NatsConfig(BusConfig):
         js_domain: JetStream's domain, where it is not that of the server.
         ack_wait: how long events may stay without any acknowledgement until they are
             sent again on a new connection. Twice as long after each connection that was
-            given up like this, up to *delivery_timeout*, until one comes in time again:
-            a message may need longer than that on a slow line. Default: 5, or half of
-            a *delivery_timeout* that is shorter than 10.
+            given up like this, up to nine tenths of *delivery_timeout*, until one comes in
+            time again: a message may need longer than that on a slow line. Default: 5,
+            or half of a *delivery_timeout* that is shorter than 10.
         ack_workers: threads that work on acknowledgements; None is two for each CPU
             that this process may use.
         connect_timeout: for one attempt to connect to one server.

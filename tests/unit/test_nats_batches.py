@@ -146,6 +146,18 @@ def test_a_committed_batch_is_acked_as_a_whole() -> None:
     assert batch.batches.wanted(time.monotonic())
 
 
+def test_a_batch_without_an_answer_has_stalled() -> None:
+    """Also when all of its events are settled, so that nobody else waits for it."""
+    batch = Batch("s.1", "s.2")
+    for record in batch.records:
+        batch.pending.pop(record.token)
+    now = time.monotonic()
+    assert not batch.batches.stalled(now, 5)
+    assert batch.batches.stalled(now + 5, 5)
+    batch.batches.restart()
+    assert not batch.batches.stalled(now + 5, 5)
+
+
 def test_answers_that_belong_to_nothing() -> None:
     """Of another batch, of no event, of no form: they change nothing."""
     batch = Batch("t", "t")

@@ -79,11 +79,16 @@ class Batches:
         # How many to each subject the server's permissions refused.
         self._denied: Counter[str] = Counter()
         self._rest_until = 0.0
+        self._sent_at = 0.0
 
     @property
     def open(self) -> bool:
         """Whether a batch is unanswered, and nothing else may follow it yet."""
         return bool(self._records or self._left)
+
+    def stalled(self, now: float, wait: float) -> bool:
+        """Whether a batch has been without its answer for *wait* seconds."""
+        return bool(self._records) and self._sent_at + wait <= now
 
     def wanted(self, now: float) -> bool:
         """Return whether new events are to be collected for ``parts``."""
@@ -104,6 +109,7 @@ class Batches:
         # Unique among all who publish to the stream, for as long as it exists.
         name = self._names.next().decode()
         self._name, self._records = name.encode(), list(records)
+        self._sent_at = time.monotonic()
         self._denied.clear()
         begin = f"{reply_prefix}{name}.{_FLOW}.fail."
         for number, record in enumerate(records, 1):

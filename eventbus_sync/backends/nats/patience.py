@@ -14,7 +14,7 @@ class Patience:
 
     Args:
         least: seconds, ``ack_wait``.
-        most: seconds, ``delivery_timeout``: what waits for longer is settled by then.
+        most: seconds, less than ``delivery_timeout``.
 
     Attributes:
         wait: how long silence is borne now.

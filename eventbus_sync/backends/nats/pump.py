@@ -32,6 +32,8 @@ from eventbus_sync.errors import ConnectionLost, EventBusError
 
 #: How long events wait for another look at a stream that was fit before, in seconds.
 LOOK_AGAIN_SECONDS = 0.5
+#: The part of delivery_timeout for which silence is borne at most.
+MOST_PATIENCE = 0.9
 #: Seconds between two attempts of a loop that failed.
 FAILED_SECONDS = 1.0
 
@@ -63,7 +65,10 @@ class Pump:
         self._pending = Pending()
         self._gates = Gates(self._pending, sink)
         self._stream = StreamCheck(config, sink, readiness)
-        self._patience = Patience(config.ack_wait, config.delivery_timeout)
+        # Below delivery_timeout: what has no outcome by then is settled, and silence
+        # about it cannot be noticed any more.
+        longest = max(config.ack_wait, MOST_PATIENCE * config.delivery_timeout)
+        self._patience = Patience(config.ack_wait, longest)
         self._answers = Answers(
             self._pending,
             self._gates,
@@ -227,7 +232,9 @@ class Pump:
             return
         connection.check()
         wait = self._patience.wait
-        if now - self._answers.last_at > wait and self._pending.stalled(now, wait):
+        # Of a batch whose events are all settled nobody else would know.
+        stalled = self._pending.stalled(now, wait) or self._batches.stalled(now, wait)
+        if now - self._answers.last_at > wait and stalled:
             self._patience.given_up()
             text = f"{connection.server} acknowledged nothing for {wait:g} s"
             connection.abandon(ConnectionLost(text))
