@@ -15,9 +15,7 @@ import time
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
-
-import attrs
+from typing import NamedTuple, cast
 
 from eventbus_sync._event import (
     IN_FLIGHT,
@@ -53,8 +51,7 @@ STEP_ASIDE, MOST_STEPS = 100e-6, 50
 _ACKED, _REJECTED = Outcome.ACKED, Outcome.REJECTED
 
 
-@attrs.frozen(slots=True, kw_only=True)
-class InFlightCounts:
+class InFlightCounts(NamedTuple):
     """One consistent reading of the books, the channel's part included."""
 
     accepted: int

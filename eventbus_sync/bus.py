@@ -15,7 +15,6 @@ from eventbus_sync._runtime import Runtime
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
-from eventbus_sync.config.url import config_from_env, config_from_url
 from eventbus_sync.envelope import Envelope
 from eventbus_sync.envelope.headers import check_extra_headers
 from eventbus_sync.errors import (
@@ -78,6 +77,8 @@ class EventBus(PerProcess):
         Raises:
             ConfigError: names the part that is wrong, without showing secrets.
         """
+        from eventbus_sync.config.url import config_from_url  # noqa: PLC0415 - lazy
+
         return cls(config_from_url(url, **settings))
 
     @classmethod
@@ -88,6 +89,8 @@ class EventBus(PerProcess):
         Raises:
             ConfigError: names the variable that is missing, unknown or wrong.
         """
+        from eventbus_sync.config.url import config_from_env  # noqa: PLC0415 - lazy
+
         return cls(config_from_env(prefix))
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ import time
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import attrs
 
@@ -75,8 +76,7 @@ class PublishResult:
         return datetime.fromtimestamp(self.settled_at, UTC)
 
 
-@attrs.frozen(slots=True)
-class ChannelCounts:
+class ChannelCounts(NamedTuple):
     """One consistent reading of a channel's counters."""
 
     capacity: int
