@@ -45,7 +45,7 @@ def run(parts: Sequence[Part], given: argparse.Namespace, prog: str) -> int:
 
 def _relay(settings: Settings) -> Iterator[Measured]:
     """One relay on PostgreSQL (T12); ``outbox`` measures the rest of it."""
-    rows, rounds = settings.pick(20_000, 2000), settings.rounds(full=3, quick=1)
+    rows, rounds = settings.pick(20_000, 2000), settings.rounds(full=3)
     with (
         databases.database("postgresql") as place,
         brokers.broker(settings.brokers[0]) as broker,

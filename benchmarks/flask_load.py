@@ -58,7 +58,7 @@ def measure(settings: Settings) -> Iterator[Measured]:
                 mode: Measured(text, broker.title, "requests/s")
                 for mode, text in _MODES.items()
             }
-            for _ in range(settings.rounds(quick=1)):
+            for _ in range(settings.rounds()):
                 for mode, measured in found.items():
                     _one(broker, mode, settings, measured)
             yield from found.values()

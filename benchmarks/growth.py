@@ -37,7 +37,7 @@ Sample = tuple[int, float, int]
 
 def measure(settings: Settings) -> Iterator[Measured]:
     """Yield figures of each broker."""
-    work = Work(settings.pick(1_000_000, 200_000))
+    work = Work(settings.pick(1_000_000, 100_000))
     for opened in settings.each_broker(once_per_kind=True):
         with opened as broker:
             yield from _one(broker, work, settings)
@@ -48,7 +48,7 @@ def _one(broker: Broker, work: Work, settings: Settings) -> Iterator[Measured]:
     rate = Measured(name, broker.title)
     flat = Measured("CPU, last quarter / first", broker.title, "x", target="T9")
     memory = Measured("memory gained per event", broker.title, "B", target="T8 growth")
-    for _ in range(settings.rounds(full=1, quick=1)):
+    for _ in range(settings.rounds(full=1)):
         to = broker.destination()
         samples: list[Sample] = []
         over = threading.Event()

@@ -27,7 +27,7 @@ def measure(settings: Settings) -> Iterator[Measured]:
                 bus.publish_envelope(to.topic, envelope(0, ""))
                 bus.flush()
                 time.sleep(min(1.0, seconds))
-                for _ in range(settings.rounds(full=3, quick=1)):
+                for _ in range(settings.rounds(full=3)):
                     wall, cpu = time.perf_counter(), time.process_time()
                     time.sleep(seconds)
                     used = time.process_time() - cpu

@@ -44,7 +44,7 @@ def measure(settings: Settings) -> Iterator[Measured]:
 
 def _at(broker: Broker, rate: int, settings: Settings) -> Iterator[Measured]:
     pace = f"paced {rate:,}/s" if rate else "flat out"
-    rounds = settings.rounds(quick=1)
+    rounds = settings.rounds()
     seconds = 0.5 if settings.quick else 4.0
     count = settings.pick(20_000, 5000)
     if rate:

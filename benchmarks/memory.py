@@ -41,7 +41,7 @@ def measure(settings: Settings) -> Iterator[Measured]:
                 continue
             name = f"memory per event, {events:,} in flight"
             found = Measured(name, broker.title, "B", target="T8 in flight")
-            for _ in range(settings.rounds(full=3, quick=1)):
+            for _ in range(settings.rounds(full=3)):
                 _one(broker, events, found)
             yield found
 

@@ -38,7 +38,7 @@ class Settings:
         """Return the number of events of a run."""
         return self.events or (quick if self.quick else full)
 
-    def rounds(self, full: int = 5, quick: int = 2) -> int:
+    def rounds(self, full: int = 5, quick: int = 1) -> int:
         """Return how often everything takes its turn."""
         return self.repeat or (quick if self.quick else full)
 
