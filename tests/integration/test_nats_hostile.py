@@ -29,6 +29,9 @@ from eventbus_sync.errors import (
 )
 
 
+# Servers that misbehave in many ways: a minute in all.
+pytestmark = pytest.mark.slow
+
 PASSWORD = "s3cr3t-p4ssw0rd"
 
 

@@ -29,7 +29,7 @@ from eventbus_sync.errors import (
 from eventbus_sync.testing import NatsServer
 
 
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.slow]
 
 PASSWORD = "s3cr3t-p4ssw0rd"
 TOKEN = "t0k3n-of-the-bus"

@@ -30,6 +30,9 @@ from eventbus_sync.testing.readback import (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 def publish(bus: EventBus, topic: str, count: int) -> list[str]:
     """Publish *count* events, see them acked, and return their ids in order."""
     with bus:
