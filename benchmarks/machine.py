@@ -27,13 +27,19 @@ def machine() -> dict[str, str]:
     """Return the machine, and the versions of what was measured."""
     found = {
         "cpu": f"{os.cpu_count()} x {_cpu()}",
-        "system": platform.platform(terse=True),
+        "system": _system(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def _system() -> str:
+    # Not what whoever built the kernel called it.
+    release = platform.release().partition("-")[0]
+    return f"{platform.system()} {release} {platform.machine()}"
 
 
 def _cpu() -> str:
