@@ -53,6 +53,7 @@ class Measured:
         runs: in their order.
         target: the one of the targets that this is measured for; "" is none.
         histogram: seconds of single calls, sorted into powers of two; may be empty.
+        drawn: whether a plot shows it; with all workloads it would be yards long.
     """
 
     what: str
@@ -61,6 +62,7 @@ class Measured:
     runs: list[MeasuredRun] = attrs.field(factory=list)
     target: str = ""
     histogram: dict[str, int] = attrs.field(factory=dict)
+    drawn: bool = True
 
     def add_run(self, events: int, seconds: float, **details: float) -> MeasuredRun:
         """Keep a run, and return it."""

@@ -135,7 +135,8 @@ def _pairs(
     chosen = list(_runners(broker).items())[:2]
     for label, work in works.items():
         found = [
-            Measured(f"{name}; {label}: {work}", broker.title) for name, _ in chosen
+            Measured(f"{name}; {label}: {work}", broker.title, drawn=False)
+            for name, _ in chosen
         ]
         for _ in range(1 if work.events == max(_LARGE) else rounds):
             for measured, (_, run) in zip(found, chosen, strict=True):
