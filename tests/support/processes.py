@@ -25,7 +25,7 @@ def unmeasured(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_script(
-    script: str, *args: str, timeout: float = 60, measured: bool = True
+    script: str, *args: str, timeout: float = 180, measured: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """
     Run *script* in a Python of its own and return how it ended.
