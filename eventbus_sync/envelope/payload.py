@@ -6,10 +6,12 @@ import sys
 
 from collections.abc import Callable, Iterable
 from datetime import date, time
+from decimal import Decimal
 from enum import Enum
 from json import encoder as _json_encoder
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
+from uuid import UUID
 
 from eventbus_sync.envelope.json_text import (
     BAD_JSON,
@@ -133,10 +135,6 @@ def _refuse(how: str) -> NoReturn:
 
 def _plain(value: Any) -> Any:
     """Return what stands for *value* in JSON; the hook for everybody."""
-    # Few programs need these, and importing them takes a tenth of what ours does.
-    from decimal import Decimal  # noqa: PLC0415
-    from uuid import UUID  # noqa: PLC0415
-
     if isinstance(value, Enum):  # before Decimal: its own str() may be "Price.LOW"
         return value.value
     if isinstance(value, Decimal):
