@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks import counters, plot, targets
+from benchmarks import counters, flask_load, plot, targets, throughput
 from benchmarks.__main__ import PARTS
 from benchmarks.books import books_of
 from benchmarks.figures import Measured, ratio
@@ -187,6 +188,17 @@ def test_the_drawing_escapes_what_stands_in_it(tmp_path: Path) -> None:
     plot.draw([one], {"python": "<3>"}, file)
     assert "ours &lt;&amp;&gt;" in file.read_text()
     assert "50 events/s" in file.read_text()
+
+
+@pytest.mark.parametrize("kind", ["nats", "kafka"])
+def test_only_the_peers_are_drawn_as_peers(kind: str) -> None:
+    broker: Any = SimpleNamespace(kind=kind)
+    names = throughput._runners(broker)
+    ours = [name for name in names if plot._is_ours(Measured(name, ""))]
+    assert ours == ["ours"]
+    assert len(names) > 3
+    views = [plot._is_ours(Measured(text, "")) for text in flask_load._MODES.values()]
+    assert sorted(views) == [False, False, True]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

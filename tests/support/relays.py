@@ -11,6 +11,8 @@ from eventbus_sync.outbox.running import Run
 QUICK = RetryPolicy(backoff=0.02, max_backoff=0.05)
 
 Make = Callable[..., OutboxRelay]
+#: Takes how many rows of one aggregate there are.
+Stuck = Callable[[int], OutboxRelay]
 
 
 def events(count: int, aggregate: str = "a", *, first: int = 0) -> list[Envelope]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from support.eventually import eventually
+from support.patience import SLACK
 from support.relay_store import MemoryStore
-from support.relays import QUICK, Make
+from support.relays import QUICK, Make, Stuck, events
 
 from eventbus_sync import MemoryConfig
 from eventbus_sync.outbox import OutboxRelay
@@ -39,3 +41,18 @@ def make(store: MemoryStore, bus: MemoryBus) -> Iterator[Make]:
     bus.broker.clear()
     for relay in made:
         relay.stop(5)
+
+
+@pytest.fixture
+def stuck(store: MemoryStore, bus: MemoryBus, make: Make) -> Stuck:
+    """Start a relay of which one row is in flight, since the broker does not answer."""
+
+    def stuck(rows: int) -> OutboxRelay:
+        store.add("t", *events(rows))
+        bus.broker.freeze()
+        relay = make()
+        relay.start()
+        eventually(lambda: relay.stats().in_flight == 1, SLACK)
+        return relay
+
+    return stuck

@@ -11,7 +11,7 @@ import pytest
 from support.eventually import eventually
 from support.patience import SLACK, let_pass
 from support.relay_store import DatabaseAway, MemoryStore
-from support.relays import QUICK, Make, events
+from support.relays import QUICK, Make, Stuck, events
 
 from eventbus_sync import BusClosed, ConfigError, Envelope, MemoryConfig, NatsConfig
 from eventbus_sync.bus import EventBus
@@ -630,26 +630,16 @@ def test_stop_under_load_leaves_no_acked_event_unmarked(
 
 
 def test_stop_leaves_what_has_no_outcome_leased(
-    store: MemoryStore, bus: MemoryBus, make: Make
+    store: MemoryStore, stuck: Stuck
 ) -> None:
-    store.add("t", *events(3))
-    bus.broker.freeze()
-    relay = make()
-    relay.start()
-    eventually(lambda: relay.stats().in_flight == 1)
+    relay = stuck(3)
     assert not relay.stop(0.1)
     # It may be stored yet: nobody may try it before the lease has ended.
     assert store.leased() == 1
 
 
-def test_a_second_stop_ends_the_first_at_once(
-    store: MemoryStore, bus: MemoryBus, make: Make
-) -> None:
-    store.add("t", *events(10))
-    bus.broker.freeze()
-    relay = make()
-    relay.start()
-    eventually(lambda: relay.stats().in_flight == 1)
+def test_a_second_stop_ends_the_first_at_once(store: MemoryStore, stuck: Stuck) -> None:
+    relay = stuck(10)
     first = threading.Thread(target=lambda: relay.stop(600), name="eventbus-stopper")
     first.start()
     eventually(lambda: relay.stats().state == "stopping")
@@ -683,14 +673,10 @@ def test_a_stop_before_the_start_is_fine(make: Make) -> None:
 
 
 def test_outcomes_of_an_earlier_run_are_nobodys(
-    store: MemoryStore, bus: MemoryBus, make: Make
+    store: MemoryStore, bus: MemoryBus, stuck: Stuck
 ) -> None:
     """What was in flight at a hasty stop is settled for nobody, and tried again."""
-    store.add("t", *events(1))
-    bus.broker.freeze()
-    relay = make()
-    relay.start()
-    eventually(lambda: relay.stats().in_flight == 1)
+    relay = stuck(1)
     relay.stop(0)
     bus.broker.resume()
     bus.flush(5)

@@ -15,7 +15,7 @@ import pytest
 from support.eventually import eventually
 from support.patience import SLACK, let_pass
 from support.relay_store import MemoryStore
-from support.relays import QUICK, Make, events, run_of
+from support.relays import QUICK, Make, Stuck, events, run_of
 
 from eventbus_sync import Envelope
 from eventbus_sync.errors import BrokerFull, ConfigError, StoreFailed
@@ -142,14 +142,10 @@ def test_a_stop_as_a_row_is_handed_over_loses_no_outcome(
 
 
 def test_a_bus_closed_in_haste_changes_no_row_in_flight(
-    store: MemoryStore, bus: MemoryBus, make: Make
+    store: MemoryStore, bus: MemoryBus, stuck: Stuck
 ) -> None:
     """It calls them unknown, but they may yet be stored: their lease guards them."""
-    store.add("t", *events(1))
-    bus.broker.freeze()
-    relay = make()
-    relay.start()
-    eventually(lambda: relay.stats().in_flight == 1, SLACK)
+    relay = stuck(1)
     run_of(relay).abandon()
     bus.close(0)
     assert run_of(relay).join(SLACK)

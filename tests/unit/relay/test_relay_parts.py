@@ -13,7 +13,7 @@ import pytest
 from support.eventually import eventually
 from support.patience import SLACK
 from support.relay_store import DatabaseAway, MemoryStore
-from support.relays import QUICK, Make, events, run_of
+from support.relays import QUICK, Make, Stuck, events, run_of
 
 from eventbus_sync import BusClosed
 from eventbus_sync._threads import spawn
@@ -299,7 +299,7 @@ def test_an_exception_from_a_signal_handler_stops_run(
 
 
 def test_an_interrupted_stop_ends_at_once(
-    store: MemoryStore, bus: MemoryBus, make: Make, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, stuck: Stuck
 ) -> None:
     """A second Ctrl-C: what is in flight stays leased until its lease ends."""
 
@@ -307,11 +307,7 @@ def test_an_interrupted_stop_ends_at_once(
         eventually(lambda: store.leased() == 1, SLACK)  # the rest was given back
         raise KeyboardInterrupt
 
-    store.add("t", *events(3))
-    bus.broker.freeze()
-    relay = make()
-    relay.start()
-    eventually(lambda: relay.stats().in_flight == 1, SLACK)
+    relay = stuck(3)
     with monkeypatch.context() as patch:
         patch.setattr(running_module, "join_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -413,17 +409,10 @@ def test_a_system_without_more_threads(
 
 
 def test_a_bus_closed_during_the_stop_is_said_to_nobody(
-    store: MemoryStore,
-    bus: MemoryBus,
-    make: Make,
-    caplog: pytest.LogCaptureFixture,
+    store: MemoryStore, bus: MemoryBus, caplog: pytest.LogCaptureFixture, stuck: Stuck
 ) -> None:
     """The stop knows already; and what is in flight was settled by the bus."""
-    store.add("t", *events(3))
-    bus.broker.freeze()
-    relay = make()
-    relay.start()
-    eventually(lambda: relay.stats().in_flight == 1, SLACK)
+    relay = stuck(3)
     stopper = threading.Thread(target=lambda: relay.stop(SLACK), name="eventbus-stop")
     stopper.start()
     eventually(lambda: store.leased() == 1, SLACK)
