@@ -27,6 +27,8 @@ TEARDOWN_SECONDS = 2.0
 
 #: Modules that were imported to their end.
 _imported: set[str] = set()
+#: Seconds until an import may be one that waits for the thread that waits for it.
+_IMPORT_PATIENCE = 5.0
 
 
 class Runtime:
@@ -210,7 +212,11 @@ def _import_apart(name: str) -> None:
     except RuntimeError:  # no thread can be had; those of the back end need some, too
         load()
     else:
-        thread.join()
+        thread.join(_IMPORT_PATIENCE)
+        if thread.is_alive():
+            # Perhaps it waits for a lock that this thread holds, in the middle of an
+            # import of its own. Here Python sees the circle, and says so.
+            load()
     if failures:
         raise failures[0]
     _imported.add(name)

@@ -9,7 +9,7 @@ import nats
 import pytest
 
 from eventbus_sync import cli
-from eventbus_sync.soak import lines, survival
+from eventbus_sync.soak import ground, lines, survival
 from eventbus_sync.soak.lines import Line
 from eventbus_sync.soak.schedule import Strike
 from eventbus_sync.testing import NatsServer
@@ -41,8 +41,12 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.nats
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each line breaks a broker of its own, under load, and its books balance."""
+    # So few that a slow machine fills it too, while nobody reads.
+    monkeypatch.setattr(ground, "CAPACITY", 500)
     code = cli.main(["faults", "--json", "--rate", "8000"])
     data = json.loads(capsys.readouterr().out)
     assert code == 0, data
@@ -58,7 +62,8 @@ def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert fault["strikes"]
     for outage in faults[:3]:
         assert outage["most_in_flight"] > 100
-    assert faults[3]["stats"]["dropped"] > 0
+    for unread in faults[3:]:
+        assert unread["stats"]["dropped"] > 0
 
 
 @pytest.mark.nats

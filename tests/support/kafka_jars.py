@@ -1,6 +1,6 @@
 """The jars of Apache Kafka and a Java to run them, looked up once per machine."""
 
-import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -49,16 +49,21 @@ def find_jars() -> Path:
     if _is_current(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
-        # Resolved aside and renamed, so that a folder is whole or absent, also when two
-        # test runs do this at once.
+    with (
+        (folder.parent / "lock").open("w") as lock,
+        tempfile.TemporaryDirectory(dir=folder.parent) as parent,
+    ):
+        # One of several workers or test runs gets them, the others wait for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_current(folder):
+            return folder
+        # Resolved aside and renamed, so that a folder is whole or absent.
         fresh = Path(parent) / "jars"
         _run_maven(fresh)
         shutil.copyfile(POM, fresh / "pom.xml")
-        if folder.exists() and not _is_current(folder):
+        if folder.exists():
             shutil.rmtree(folder)
-        with contextlib.suppress(OSError):  # the other run was first
-            fresh.rename(folder)
+        fresh.rename(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 import importlib
 import threading
 
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -79,3 +80,18 @@ def test_a_driver_that_cannot_be_imported(
         assert isinstance(caught.value.__cause__, ImportError)
     monkeypatch.undo()
     assert _runtime.backend_for(config, RecordingSink()) is not None
+
+
+def test_a_circle_of_imports_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that uses a bus while it is imported, and that the driver needs."""
+    (tmp_path / "circle_app.py").write_text(
+        "from eventbus_sync import _runtime\n"
+        "_runtime._import_apart('circle_driver')\n"
+    )
+    (tmp_path / "circle_driver.py").write_text("import circle_app\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_runtime, "_IMPORT_PATIENCE", 0.05)
+    with pytest.raises(RuntimeError, match="deadlock detected"):
+        importlib.import_module("circle_app")
