@@ -114,7 +114,7 @@ def test_nats_killed_and_back(
         application.add(50)
         eventually(application.all_published, PATIENCE)
         assert relay.stats().breaker == "closed"
-    assert {row.attempts for row in outbox.rows(limit=1000)} == {0}
+    assert {row.attempts for row in outbox.rows(limit=2000)} == {0}
     stored = on_nats(fresh_nats_server, stream)
     assert application.in_order(stored)
     assert len(stored) == len(set(stored)) == 450
@@ -184,7 +184,7 @@ def test_kafka_frozen_and_back(
         fresh_kafka_server.resume()
         application.add(20)
         eventually(application.all_published, PATIENCE)
-    assert {row.attempts for row in outbox.rows(limit=1000)} == {0}
+    assert {row.attempts for row in outbox.rows(limit=2000)} == {0}
     read = read_kafka_topic(fresh_kafka_server.bootstrap_servers, topic)
     assert application.in_order([(e.aggregate_id, e.event_id) for e in read])
 
@@ -216,16 +216,16 @@ def test_kafka_that_comes_later_than_the_relay(
 @pytest.mark.nats
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_brokers_gone_for_a_minute(
+def test_brokers_gone_for_minutes(
     proxied_nats_server: NatsServer, proxied_kafka_server: KafkaServer, tmp_path: Path
 ) -> None:
     """
-    Sixty times as long as the bus tries by itself, and rows come all the time.
+    A hundred times as long as the bus tries by itself, and rows come all the time.
 
-    Both brokers in the same minute. The network is cut: the embedded Kafka broker would
+    Both brokers at the same time. The network is cut: the embedded Kafka broker would
     not have what it stored if it was killed.
     """
-    topic = unique("minute")
+    topic = unique("minutes")
     buses = {
         f"{topic}.nats": nats_bus(proxied_nats_server, topic, delivery_timeout=1.0),
         topic: kafka_bus(proxied_kafka_server, delivery_timeout=1.0),
@@ -245,24 +245,24 @@ def test_brokers_gone_for_a_minute(
         for proxy in proxies:
             assert proxy is not None
             proxy.cut()
-        for _ in range(30):
+        for _ in range(60):
             for application, _ in applications:
                 application.add(20)
             let_pass(2)
         for application, relay in applications:
             assert relay.stats().breaker == "open"
-            assert application.outbox.stats().pending == 600
+            assert application.outbox.stats().pending == 1200
         for proxy in proxies:
             assert proxy is not None
             proxy.heal()
         for application, relay in applications:
             eventually(application.all_published, PATIENCE)
             assert relay.stats().breaker == "closed"
-            rows = application.outbox.rows(limit=1000)
+            rows = application.outbox.rows(limit=2000)
             assert {row.attempts for row in rows} == {0}
     (on_stream, _), (on_topic, _) = applications
     stored = on_nats(proxied_nats_server, topic)
     assert on_stream.in_order(stored)
-    assert len(stored) == len(set(stored)) == 700
+    assert len(stored) == len(set(stored)) == 1300
     read = read_kafka_topic(proxied_kafka_server.bootstrap_servers, topic)
     assert on_topic.in_order([(e.aggregate_id, e.event_id) for e in read])

@@ -87,8 +87,7 @@ def test_a_circle_of_imports_ends(
 ) -> None:
     """A module that uses a bus while it is imported, and that the driver needs."""
     (tmp_path / "circle_app.py").write_text(
-        "from eventbus_sync import _runtime\n"
-        "_runtime._import_apart('circle_driver')\n"
+        "from eventbus_sync import _runtime\n_runtime._import_apart('circle_driver')\n"
     )
     (tmp_path / "circle_driver.py").write_text("import circle_app\n")
     monkeypatch.syspath_prepend(tmp_path)

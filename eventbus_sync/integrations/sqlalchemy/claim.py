@@ -122,11 +122,10 @@ def claim(
     check = ordered and database.name == "postgresql" and database.commit_order
     visible = is_visible(table) if check else true()
     seen = _window(connection, table, visible, wish.scan_from, size)
+    unasked: list[list[int]] = []
     if ordered:
-        runs = choose.runs(seen, wish.without)
-        heads = [run[0] for run in runs.values()]
-        first = _heads(connection, table, heads, wish.on_dead)
-        candidates = [run for run in runs.values() if run[0] in first]
+        runs = choose.by_age(choose.runs(seen, wish.without).values())
+        candidates, unasked = _beginnable(connection, table, runs, limit, wish.on_dead)
     else:
         outside = set(wish.without)
         candidates = [
@@ -137,7 +136,7 @@ def claim(
     chosen = choose.share(candidates, limit)
     available = _locked(connection, database, table, chosen)
     taken = choose.without_holes(candidates, available)
-    claimable = [position for run in candidates for position in run]
+    claimable = [position for run in (*candidates, *unasked) for position in run]
     go_on = choose.go_on_from(seen, size, claimable, chosen)
     next_due = min(
         (row.due_in for row in seen if row.free and row.due_in > 0), default=None
@@ -151,6 +150,27 @@ def claim(
         any(not row.visible for row in seen),
         next_due,
     )
+
+
+def _beginnable(
+    connection: Connection,
+    table: Table,
+    runs: Sequence[list[int]],
+    limit: int,
+    on_dead: OnDead,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """
+    Return which of *runs*, the oldest first, can be begun with, and which were not asked
+    about: when *limit* of them can, the others have no place in the claim.
+    """
+    found: list[list[int]] = []
+    asked = 0
+    while asked < len(runs) and len(found) < limit:
+        some = runs[asked : asked + limit]
+        first = _heads(connection, table, [run[0] for run in some], on_dead)
+        found += [run for run in some if run[0] in first]
+        asked += limit
+    return found, list(runs[asked:])
 
 
 def _window(

@@ -46,21 +46,37 @@ def record_of(row: Any, lease: str) -> OutboxRecord:
     Return a row's record, whatever somebody wrote into it: a relay buries what is no
     event, and goes on.
     """
-    attempts = row.attempts
+    # By place: by name a row is asked twice as long, and a claim reads thousands.
+    (
+        position,
+        event_id,
+        topic,
+        aggregate_id,
+        event_type,
+        event_version,
+        occurred_at,
+        trace_id,
+        correlation_id,
+        tenant_id,
+        headers,
+        attempts,
+        payload,
+        failing_for,
+    ) = row
     return OutboxRecord(
-        position=row.position,
-        event_id=from_column(row.event_id),
-        topic=from_column(row.topic),
-        aggregate_id=from_column(row.aggregate_id),
-        event_type=from_column(row.event_type),
-        event_version=row.event_version,
-        timestamp=from_column(row.occurred_at),
-        trace_id=from_column(row.trace_id),
-        correlation_id=from_column(row.correlation_id),
-        tenant_id=row.tenant_id,
-        payload=bytes_from_column(row.payload),
-        headers=headers_from_column(row.headers),
-        attempts=attempts if isinstance(attempts, int) else 0,
-        failing_for=max(0.0, row.failing_for or 0.0),
-        lease=lease,
+        position,
+        from_column(event_id),
+        from_column(topic),
+        from_column(aggregate_id),
+        from_column(event_type),
+        event_version,
+        from_column(occurred_at),
+        from_column(trace_id),
+        from_column(correlation_id),
+        tenant_id,
+        bytes_from_column(payload),
+        headers_from_column(headers),
+        attempts if isinstance(attempts, int) else 0,
+        max(0.0, failing_for or 0.0),
+        lease,
     )
