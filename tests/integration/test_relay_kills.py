@@ -39,6 +39,7 @@ from support.eventually import eventually
 from support.order import first_occurrences
 from support.relay_process import RelayProcess
 from support.rigs import unique
+from support.verdict import verdict
 
 from eventbus_sync import Envelope
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
@@ -48,8 +49,8 @@ from eventbus_sync.testing.readback import read_kafka_topic, read_nats_stream
 
 #: As short as they may be, so that killed relays' rows come back soon.
 DELIVERY_TIMEOUT, LEASE = 1, 6
-#: A round kills one of two relays. With five pairs of a database and a broker the slow
-#: tier makes a hundred; ``RELAY_ROUNDS=100`` makes a hundred of each pair.
+#: A round kills one of two relays. With six pairs of a database and a broker the slow
+#: tier makes 120; ``RELAY_ROUNDS=100`` makes a hundred of each pair.
 ROUNDS = int(os.environ.get("RELAY_ROUNDS", "20"))
 
 OPTIONS = ("--lease", str(LEASE), "--batch-size", "40", "--no-purge")
@@ -206,6 +207,7 @@ def kill_relays_at_random(
     return expected, rolled_back
 
 
+@verdict
 def check(
     stored: list[tuple[str, str]], expected: dict[str, list[str]], phantoms: set[str]
 ) -> None:
@@ -242,7 +244,7 @@ def test_killed_relays_on_jetstream(
 
 @pytest.mark.kafka
 @pytest.mark.slow
-@pytest.mark.parametrize("database", ["postgresql", "sqlite"])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
 def test_killed_relays_on_kafka(
     database: str,
     request: pytest.FixtureRequest,

@@ -26,6 +26,7 @@ from support.relay_process import (
     in_table,
 )
 from support.stored import BROKERS, Place, place_on
+from support.verdict import verdict
 
 from eventbus_sync import Envelope
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
@@ -87,6 +88,7 @@ def own_postgresql() -> Iterator[PostgresqlServer]:
         yield server
 
 
+@verdict
 def check(outbox: SqlAlchemyOutbox, place: Place, *, once: bool) -> None:
     """Assert that what is in the table is stored, in order by first occurrence."""
     stored = [(event.aggregate_id, event.event_id) for event in place.stored()]

@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 
 from support.order import first_occurrences
+from support.verdict import verdict
 
 from eventbus_sync import Envelope, EventBus, ResultChannelClosed
 from eventbus_sync.testing.readback import StoredEvent
@@ -145,6 +146,7 @@ class Books:
         """Return the events that had this outcome."""
         return {event_id for event_id, what in self.outcomes if what == outcome}
 
+    @verdict
     def balance(
         self, stored: Iterable[StoredEvent], *, told: bool = True, tidy: bool = True
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 
 from support.eventually import eventually
 from support.patience import SLACK
+from support.verdict import verdict
 
 from eventbus_sync import BackendBusy, Envelope, EventBus, Outcome, PublishResult
 from eventbus_sync.testing.readback import StoredEvent
@@ -91,6 +92,7 @@ class Load:
         """Every outcome that there was."""
         return {r.outcome for r in self.results if topic in (None, r.topic)}
 
+    @verdict
     def check(
         self,
         stored: Sequence[StoredEvent],
@@ -113,6 +115,7 @@ class Load:
         assert not set(ids) - acked - self.with_outcome(topic, Outcome.UNKNOWN)
         assert not in_order or in_the_order_of_publishing(stored)
 
+    @verdict
     def check_outcomes(self, topic: str) -> None:
         """Each event to *topic* had one outcome, in time, and the counters agree."""
         accepted = [e for lane in self._accepted for to, e in lane if to == topic]

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from support.rigs import unique
+from support.verdict import verdict
 
 from eventbus_sync import (
     BackendBusy,
@@ -89,6 +90,7 @@ class Scene:
         thread.start()
         return thread
 
+    @verdict
     def check(self, results: list[PublishResult]) -> None:
         """Assert that the books balance; *results* are all that was read."""
         stats = self.bus.stats()
