@@ -149,14 +149,14 @@ def test_promise_8_and_9_celery_sigterm_under_load(
     assert len(books.closed) >= 2
 
 
-@pytest.mark.nats
 @pytest.mark.slow
+@pytest.mark.parametrize("broker", BROKERS)
 def test_promise_1_and_2_celery_soft_time_limit(
-    request: pytest.FixtureRequest, tmp_path: Path
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """The limit lands in the middle of publishing; what was accepted is told."""
     # What was interrupted before the send is unknown then.
-    place = place_on("nats", request, fresh=False)
+    place = place_on(broker, request, fresh=False)
     place = attrs.evolve(place, url=f"{place.url}&delivery_timeout=5")
     command, given = worker(tmp_path, place, "limit", 4)
     with running(command, tmp_path, given) as process:

@@ -62,6 +62,7 @@ def test_promise_8_and_9_uwsgi(
         process.terminate()
         assert process.ended(60) == 0
     assert "Traceback" not in process.log
+    assert "unanswered" not in process.log, process.log
     books = place.balance(told=False, tidy=False)
     assert set(load.answered) <= {event_id for _, event_id in books.accepted}
     assert len(books.processes) >= 4

@@ -50,7 +50,9 @@ def app(environ, start_response):
 
 def write_application(folder: Path, place: Place, *, prefork: bool) -> None:
     """Write ``web.py``, whose ``app`` publishes to the place."""
-    names = {"URL": place.url, "TOPIC": place.topic, "FOLDER": str(place.folder)}
+    # A worker that ends on a busy machine may need long for its first connection.
+    url = f"{place.url}&exit_timeout=30"
+    names = {"URL": url, "TOPIC": place.topic, "FOLDER": str(place.folder)}
     constants = [f"{name} = {value!r}" for name, value in names.items()]
     head = "\n".join([*constants, f"PREFORK = {prefork}"])
     (folder / "web.py").write_text(head + APPLICATION)
