@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from eventbus_sync._event import InFlightEvent
 from eventbus_sync._inflight import InFlight
 from eventbus_sync._threads import Deadline, spawn
-from eventbus_sync.backends.base import Backend, OutgoingMessage, Settlement, Sink
+from eventbus_sync.backends.base import (
+    Backend,
+    MakesBackend,
+    OutgoingMessage,
+    Settlement,
+    Sink,
+)
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
 from eventbus_sync.errors import ConfigError, EventBusError
 from eventbus_sync.observe import Callbacks, Observer, Stats
@@ -166,6 +172,8 @@ def backend_for(config: BusConfig, sink: Sink) -> Backend:
     Raises:
         ConfigError: the driver is not installed.
     """
+    if isinstance(config, MakesBackend):
+        return config.make_backend(sink)
     try:
         if isinstance(config, KafkaConfig):
             _import_apart("eventbus_sync.backends.kafka.backend")

@@ -13,7 +13,7 @@ from eventbus_sync._lifecycle import State
 from eventbus_sync._process import PerProcess
 from eventbus_sync._runtime import Runtime
 from eventbus_sync._threads import Deadline
-from eventbus_sync.backends.base import OutgoingMessage
+from eventbus_sync.backends.base import MakesBackend, OutgoingMessage
 from eventbus_sync.config import BusConfig, KafkaConfig, MemoryConfig, NatsConfig
 from eventbus_sync.envelope import Envelope
 from eventbus_sync.envelope.headers import check_extra_headers
@@ -47,14 +47,16 @@ class EventBus(PerProcess):
     A bus that was used lives until ``close``; ``with EventBus(...)`` closes.
 
     Args:
-        config: ``KafkaConfig``, ``NatsConfig`` or ``MemoryConfig``.
+        config: ``KafkaConfig``, ``NatsConfig`` or ``MemoryConfig``; or a ``BusConfig``
+            of your own that makes a back end of your own, see ``backends/base.py``.
 
     Raises:
         ConfigError: *config* is none of them.
     """
 
     def __init__(self, config: BusConfig) -> None:
-        if not isinstance(config, KafkaConfig | NatsConfig | MemoryConfig):
+        ours = isinstance(config, KafkaConfig | NatsConfig | MemoryConfig)
+        if not ours and not isinstance(config, MakesBackend):
             msg = (
                 "config must be a KafkaConfig, NatsConfig or MemoryConfig, not "
                 f"{type(config).__name__}; for a URL use EventBus.from_url"

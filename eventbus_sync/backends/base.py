@@ -24,7 +24,7 @@ The contract, with one conformance test per sentence:
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -104,6 +104,18 @@ class Sink(Protocol):
 
     def log(self, level: int, text: str) -> None:
         """Pass on what the driver logged, without running a handler here."""
+
+
+@runtime_checkable
+class MakesBackend(Protocol):
+    """
+    What makes a ``BusConfig`` of your own one that ``EventBus`` takes.
+
+    ``eventbus_sync.testing.conformance`` says whether its back end keeps the contract.
+    """
+
+    def make_backend(self, sink: Sink) -> "Backend":
+        """Return a new back end; called for each bus, and again in a forked child."""
 
 
 class Backend(Protocol):
