@@ -192,10 +192,10 @@ def test_the_drawing_escapes_what_stands_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nats", "kafka"])
 def test_only_the_peers_are_drawn_as_peers(kind: str) -> None:
-    broker: Any = SimpleNamespace(kind=kind)
+    broker: Any = SimpleNamespace(kind=kind, server=object())
     names = throughput._runners(broker)
     ours = [name for name in names if plot._is_ours(Measured(name, ""))]
-    assert ours == ["ours"]
+    assert ours == ["ours", *[throughput._BATCHES] * (kind == "nats")]
     assert len(names) > 3
     views = [plot._is_ours(Measured(text, "")) for text in flask_load._MODES.values()]
     assert sorted(views) == [False, False, True]
