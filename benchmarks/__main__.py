@@ -17,6 +17,7 @@ from benchmarks import (
     memory,
     outbox,
     slow_reader,
+    steps,
     throughput,
 )
 from benchmarks.parts import Part, add_arguments, settings_of
@@ -32,6 +33,7 @@ PARTS: Final = (
     growth.PART,
     idle.PART,
     importing.PART,
+    steps.PART,
     flask_load.PART,
 )
 # Each adds a command, whose ``run`` takes the arguments and returns the exit code.
