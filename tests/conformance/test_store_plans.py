@@ -5,6 +5,7 @@ Run with ``--slow -s`` to read them.
 """
 
 import contextlib
+import os
 import re
 import time
 
@@ -21,7 +22,8 @@ from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 
 pytest_plugins = ["support.databases"]
 
-PUBLISHED = 300_000
+#: How many there are; ``OUTBOX_ROWS=10000000`` takes minutes.
+PUBLISHED = int(os.environ.get("OUTBOX_ROWS", "300000"))
 
 # Half of all rows ever are of one aggregate, which is the worst case for its head.
 _ROWS = (
