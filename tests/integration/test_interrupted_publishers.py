@@ -53,16 +53,28 @@ def start(index):
     return thread
 
 
+def interrupt(thread):
+    # The number of a thread that has ended is soon another one's, who must not be hit
+    # before it can catch anything: nobody else runs between the look and the exception.
+    sys.setswitchinterval(60)
+    try:
+        if thread.is_alive():
+            inject(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
+    finally:
+        sys.setswitchinterval(0.005)
+
+
 threads = [start(index) for index in range(3)]
 source = random.Random(5)
 inject = ctypes.pythonapi.PyThreadState_SetAsyncExc
+while keeper.bus.stats().taken < 3000:  # until all threads of the bus are there
+    time.sleep(0.01)
 while sum(happened) < int(times):
     index = source.randrange(3)
     if not threads[index].is_alive():
         happened[index] += 1
         threads[index] = start(index)
-    victim = threads[index].ident
-    inject(ctypes.c_ulong(victim), ctypes.py_object(Interrupted))
+    interrupt(threads[index])
     time.sleep(source.uniform(0.0005, 0.004))
 stop.set()
 for thread in threads:
