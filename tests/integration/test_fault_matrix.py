@@ -113,7 +113,7 @@ SLOW_MATRIX = [
         brokers=("nats",),
         strikes=[strike(1 + 2 * n, "server", "kill", 0.1) for n in range(10)],
         seconds=22,
-        rate=2000,
+        rate=1000,
     ),
     Line(
         fault="cut twenty times in a row",
@@ -122,7 +122,7 @@ SLOW_MATRIX = [
         brokers=("nats",),
         strikes=[strike(1 + n, "network", "cut", 0.2) for n in range(20)],
         seconds=22,
-        rate=2000,
+        rate=1000,
     ),
     Line(
         fault="frozen for longer than delivery_timeout",
