@@ -304,6 +304,12 @@ class InFlight:
         error = DeliveryTimedOut("no outcome came within delivery_timeout")
         self.settle([(event, error) for event in overdue])
 
+    def oldest_at(self) -> float | None:
+        """Return when the oldest event in flight was accepted; None if there is none."""
+        with self._lock:
+            self._trim_locked()
+            return self._order[0].accepted_at if self._order else None
+
     def forget_waiter(self, waiter: Waiter) -> None:
         """
         Send the outcome to the channel after all: its waiter was interrupted.

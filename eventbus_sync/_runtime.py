@@ -148,6 +148,10 @@ class Runtime:
         """Settle as unknown what is overdue."""
         self.in_flight.expire()
 
+    def oldest_at(self) -> float | None:
+        """Return when the oldest event in flight was accepted."""
+        return self.in_flight.oldest_at()
+
     def connected(self) -> None:
         """Note that the broker answers."""
         self.observer.connected()

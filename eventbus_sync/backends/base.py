@@ -93,6 +93,9 @@ class Sink(Protocol):
         forgot a message. A back end calls it a few times a second while it runs.
         """
 
+    def oldest_at(self) -> float | None:
+        """Return when the oldest event in flight was accepted; None if there is none."""
+
     def connected(self) -> None:
         """Note that the broker answers; the second and later times, a reconnect."""
 

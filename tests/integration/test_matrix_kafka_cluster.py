@@ -17,7 +17,7 @@ from support.load import Load
 from support.rigs import unique
 
 from eventbus_sync import EventBus, KafkaConfig, Outcome
-from eventbus_sync.errors import EventBusError, ProducerLost
+from eventbus_sync.errors import DeliveryTimedOut, EventBusError, ProducerLost
 from eventbus_sync.testing.pytest_plugin import skip_or_fail
 from eventbus_sync.testing.readback import StoredEvent, read_kafka_topic
 
@@ -106,6 +106,33 @@ def test_promises_1_2_5_and_6_the_leader_is_killed_and_comes_back(
             eventually(lambda: cluster.in_sync(topic), 60)
     assert load.outcomes() == {Outcome.ACKED}
     load.check(stored(cluster, topic))
+
+
+def test_promises_1_2_and_5_two_of_three_are_down(
+    cluster: ApacheKafkaCluster,
+    topic: str,
+    leader: Leader,
+    open_bus: OpenBus,
+) -> None:
+    """One alone stores and may not acknowledge: unknown in time, and stored once."""
+    bus = open_bus(delivery_timeout=4.0)
+    with Load(bus, topic) as load:
+        load.goes_on()
+        leads = leader()
+        others = [node for node in cluster.nodes if node is not leads]
+        for node in others:
+            node.kill()
+        eventually(lambda: bus.stats().unknown > 500, 60)
+        acked = bus.stats().acked
+        load.settles(200)
+        assert bus.stats().acked == acked
+        others[0].start()
+        load.goes_on()
+    failed = [r for r in load.results if not r.success]
+    assert {r.outcome for r in failed} == {Outcome.UNKNOWN}
+    # The younger ones end with the producer that might have stored them a second time.
+    assert {type(r.error) for r in failed} == {DeliveryTimedOut, ProducerLost}
+    load.check(stored(cluster, topic), in_order=False)
 
 
 def test_promises_1_2_and_5_the_leader_is_frozen_for_longer_than_delivery_timeout(

@@ -32,6 +32,7 @@ class RecordingSink:
         reports: what ``report`` was given.
         logs: levels and texts.
         expired: how often ``expire`` was called.
+        oldest: what ``oldest_at`` says; a test sets it.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class RecordingSink:
         self.reports: list[EventBusError] = []
         self.logs: list[tuple[int, str]] = []
         self.expired = 0
+        self.oldest: float | None = None
 
     def settle(self, chunk: Sequence[Settlement]) -> None:
         self.on_settle(chunk)
@@ -54,6 +56,9 @@ class RecordingSink:
 
     def expire(self) -> None:
         self.expired += 1
+
+    def oldest_at(self) -> float | None:
+        return self.oldest
 
     def connected(self) -> None:
         self.states.append(True)

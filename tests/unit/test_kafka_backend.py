@@ -1,5 +1,7 @@
 """The Kafka back end over a driver that behaves as no test can make a real one do."""
 
+import itertools
+import json
 import logging
 import threading
 import time
@@ -29,6 +31,7 @@ from eventbus_sync.errors import (
     BrokerUnreachable,
     BusClosed,
     ConfigError,
+    DeliveryTimedOut,
     EnvelopeError,
     MessageRefused,
     NotAuthorized,
@@ -569,6 +572,108 @@ def test_a_retired_producers_troubles_are_nobodys(
     first.settings["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN))
     first.settings["stats_cb"]('"state":"UP"')
     assert sink.states == [True]
+
+
+def statistics(**of_its_partition: int) -> str:
+    """Statistics of a producer that has published to one partition."""
+    partition = {
+        "acked_msgid": 0,
+        "msgs_inflight": 0,
+        "msgq_cnt": 0,
+        "xmit_msgq_cnt": 0,
+    }
+    partitions = {"0": partition | of_its_partition}
+    return json.dumps({"topics": {"t": {"partitions": partitions}}})
+
+
+def connect(sink: RecordingSink) -> FakeProducer:
+    """The broker answers; returns the producer that is in use."""
+    producer = eventually(lambda: FakeProducer.made)[-1]
+    producer.settings["stats_cb"]('"state":"UP"')
+    assert sink.states[-1] is True
+    return producer
+
+
+@pytest.fixture
+def hasty(sink: RecordingSink) -> Iterator[KafkaBackend]:
+    """A back end that runs, whose events have little time."""
+    running = new_backend(sink, delivery_timeout=0.2)
+    running.start()
+    yield running
+    running.close(Deadline.after(5))
+
+
+def test_promise_5_a_producer_is_given_up_before_it_sends_again_under_a_new_epoch(
+    sink: RecordingSink, hasty: KafkaBackend
+) -> None:
+    """The oldest has timed out, the younger is unknown, and the next one is stored."""
+    first = connect(sink)
+    first.answering = False
+    # It waits for so long that the younger one is young when it times out.
+    old, young = Sent(), Sent()
+    young.accepted_at += 1000.0
+    for delivery in (old, young):
+        hasty.send(message(), delivery, Deadline.after(5))
+    sink.oldest = old.accepted_at
+    first.on_poll = lambda: first.settings["stats_cb"](statistics(msgs_inflight=2))
+    said = only(sink, old)
+    assert isinstance(said, DeliveryTimedOut)
+    assert said.maybe_delivered
+    said = only(sink, young)
+    assert isinstance(said, ProducerLost)
+    assert "might store it twice" in str(said)
+    sink.oldest = None
+    assert isinstance(only(sink, send(hasty)), Ack)
+    assert [type(report) for report in sink.reports] == [ProducerLost]
+    eventually(lambda: first.closed)
+
+
+def queueing() -> Iterator[str]:
+    """It waits for a leader, or for its turn: nothing is on its way."""
+    while True:
+        yield statistics(msgq_cnt=1)
+
+
+def overloaded() -> Iterator[str]:
+    """Something always is, and is acknowledged, however long all take."""
+    for number in itertools.count():
+        yield statistics(acked_msgid=number, msgs_inflight=1, xmit_msgq_cnt=9)
+
+
+def silent() -> Iterator[str]:
+    """Something is, and nobody says a word."""
+    while True:
+        yield statistics(msgs_inflight=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "settings"),
+    [
+        pytest.param(queueing, {}, id="queueing"),
+        pytest.param(overloaded, {}, id="overloaded"),
+        pytest.param(silent, {"idempotence": False}, id="without idempotence"),
+        pytest.param(silent, {"extra": {"statistics.interval.ms": 0}}, id="unmeasured"),
+    ],
+)
+def test_a_producer_that_cannot_store_twice_is_kept(
+    sink: RecordingSink, said: Callable[[], Iterator[str]], settings: dict[str, Any]
+) -> None:
+    """What was not sent, or is acknowledged late, times out alone."""
+    backend = new_backend(sink, delivery_timeout=0.2, **settings)
+    backend.start()
+    try:
+        first = eventually(lambda: FakeProducer.made)[-1]
+        first.answering = False
+        texts = said()
+        if "extra" not in settings:
+            first.on_poll = lambda: first.settings["stats_cb"](next(texts))
+        sink.oldest = send(backend).accepted_at
+        looks = sink.expired
+        eventually(lambda: sink.expired > looks + 4)
+        assert not sink.reports
+        assert FakeProducer.made == [first]
+    finally:
+        backend.close(Deadline.after(5))
 
 
 # -- settings that the driver refuses --------------------------------------------------

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import re
+import time
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from eventbus_sync.backends.kafka.errors import (
     publish_error,
 )
 from eventbus_sync.backends.kafka.link import Link
+from eventbus_sync.backends.kafka.unanswered import Unanswered
 from eventbus_sync.errors import PublishError, PublishRejected
 
 
@@ -30,6 +32,8 @@ from eventbus_sync.errors import PublishError, PublishRejected
 CHUNK = 1000
 
 _CLOSE_ATTEMPTS = 3
+
+_TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)  # noqa: SLF001 - so they spell it
 
 _HAS_PRODUCER_ID = re.compile(r'"idemp_state": *"Assigned"')
 
@@ -125,6 +129,10 @@ class Client:
         self.failure: PublishError | None = None
         #: What becomes of new events, if another producer would be refused as well.
         self.refusal: PublishRejected | None = None
+        #: What a broker may have stored without saying so.
+        self.unanswered = Unanswered()
+        #: What was accepted before this has timed out when the producer is emptied.
+        self.overdue_before = float("-inf")
         #: What a delivery report raised.
         self.broken: Exception | None = None
         self._producer = Producer(
@@ -179,7 +187,10 @@ class Client:
         if code in LASTING:
             self._fail(error)
         if self.failure is not None and code in PURGED:
-            return self.failure
+            if delivery.accepted_at > self.overdue_before:
+                return self.failure
+            # What the driver would have said a moment later.
+            error, code = _TIMED_OUT, _TIMED_OUT.code()
         doubted = self._link.doubts(delivery.accepted_at)
         # Outages end thousands of events with one and the same error.
         trouble = self._link.trouble_of(delivery.accepted_at)
@@ -238,6 +249,7 @@ class Client:
             # Parsing them all would cost 20 µs a partition; this part is at their end.
             self.has_producer_id = _HAS_PRODUCER_ID.search(text[-1000:]) is not None
             self._link.statistics(text)
+            self.unanswered.statistics(text, time.monotonic())
 
     def _fail(self, error: KafkaError) -> None:
         if self.failure is not None:

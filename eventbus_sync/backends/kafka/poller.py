@@ -18,6 +18,7 @@ from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import Sink
 from eventbus_sync.backends.kafka.client import Client
 from eventbus_sync.backends.kafka.link import Link
+from eventbus_sync.backends.kafka.settings import GIVE_UP_LEAD
 from eventbus_sync.backends.kafka.slot import Slot
 from eventbus_sync.errors import (
     BackendFailed,
@@ -43,6 +44,13 @@ _LAST_BACKOFF = 5.0
 #: Seconds until settings that were refused are tried again: somebody may mend them.
 _REFUSED_BACKOFF = 30.0
 
+#: Seconds after delivery_timeout at which a producer is given up whose broker does not
+#: answer: by then what was published in one go with the oldest event is due, too.
+_GIVE_UP_AFTER = 0.1
+#: So much of delivery_timeout must a broker have been silent for that, and so old must
+#: the oldest event be before anybody looks.
+_SILENT_PART, _WATCH_PART = 0.3, 0.4
+
 #: Seconds for which a withdrawn producer is emptied: publishers may still hold it.
 _RETIRED_FOR = 2.0
 #: Seconds after which one that does not get empty is given up.
@@ -67,6 +75,8 @@ class Poller:
         self, settings: dict[str, Any], sink: Sink, link: Link, slot: Slot
     ) -> None:
         self._settings = settings
+        self._timeout = (settings["message.timeout.ms"] - GIVE_UP_LEAD) / 1000
+        self._idempotent = bool(settings["enable.idempotence"])
         self._sink = sink
         self._link = link
         self._slot = slot
@@ -78,6 +88,7 @@ class Poller:
         self._losses = 0
         self._expire_at = 0.0
         self._active_at = 0.0
+        self._made_at = 0.0
 
     def run(self) -> None:
         """Work until the slot is closed, then empty and close every producer."""
@@ -118,6 +129,8 @@ class Poller:
             self._losses = 0
         if client.failure is not None:
             self._replace(client, client.failure)
+        elif self._idempotent and now - self._made_at > self._timeout * _WATCH_PART:
+            self._look_at_oldest(client, now)
 
     # -- from one producer to the next -------------------------------------------------
 
@@ -137,7 +150,7 @@ class Poller:
             self._sink.report(verdict)
             return
         self._client = client
-        self._active_at = time.monotonic()
+        self._active_at = self._made_at = time.monotonic()
         self._slot.offer(client, None)
 
     def _replace(self, client: Client, why: PublishError) -> None:
@@ -154,6 +167,37 @@ class Poller:
             # Many processes lose their producers to one and the same event.
             jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             self._connect_at = now + backoff * jitter
+        self._retire(client, why)
+
+    def _look_at_oldest(self, client: Client, now: float) -> None:
+        """
+        Give the producer up before an event times out that a broker may have got.
+
+        When the first events of a batch time out, the driver sends the others again under
+        a new epoch. Its sequence numbers begin anew there, so that a broker that had
+        stored the batch without acknowledging it stores them a second time.
+
+        Only where something was sent and is not acknowledged for long. What merely waits
+        in the driver, because there is no leader, or too much to do, was never sent: it
+        times out alone.
+        """
+        oldest = self._sink.oldest_at()
+        age = 0.0 if oldest is None else now - oldest
+        client.unanswered.watching = age > self._timeout * _WATCH_PART
+        silent = now - client.unanswered.since
+        if (
+            age < self._timeout + _GIVE_UP_AFTER
+            or silent < self._timeout * _SILENT_PART
+        ):
+            return
+        why = ProducerLost(
+            "the broker acknowledges nothing in time, and to send again what is younger "
+            "might store it twice: the producer was replaced"
+        )
+        self._sink.log(logging.ERROR, f"the Kafka producer is replaced: {why}")
+        self._sink.report(why)
+        client.overdue_before = now - self._timeout
+        self._connect_at = now
         self._retire(client, why)
 
     def _retire(self, client: Client, why: PublishError) -> None:

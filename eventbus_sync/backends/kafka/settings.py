@@ -13,8 +13,11 @@ SPARE_KBYTES = 16 * 1024
 #: Bytes of a batch; librdkafka's default. Brokers take 1,048,588 by default.
 BATCH_BYTES = 1_000_000
 
-#: Milliseconds between two looks at the connection state.
+#: Milliseconds between two looks at the connection state, at most.
 STATISTICS_INTERVAL = 1000
+#: Milliseconds that the driver tries longer than the bus, so that the poll thread can
+#: give a producer up before its first message times out: see ``Poller``.
+GIVE_UP_LEAD = 300
 
 # Bytes that librdkafka adds to a record at most, its headers aside.
 _RECORD_OVERHEAD = 36
@@ -50,7 +53,7 @@ def driver_settings(config: KafkaConfig) -> dict[str, Any]:
         "partitioner": "fnv1a_random",
         "compression.type": config.compression,
         "batch.size": BATCH_BYTES,
-        "statistics.interval.ms": STATISTICS_INTERVAL,
+        "statistics.interval.ms": _statistics_interval(config),
     }
     settings |= _guarantees(config)
     settings |= _times(config)
@@ -64,6 +67,12 @@ def secrets_of(settings: dict[str, Any]) -> tuple[str, ...]:
     """Return the values that must never show in a text, longest first."""
     values = {str(settings[name]) for name in _SECRET_SETTINGS if settings.get(name)}
     return tuple(sorted(values, key=len, reverse=True))
+
+
+def _statistics_interval(config: KafkaConfig) -> int:
+    """Return the milliseconds; a few looks have to fit into ``delivery_timeout``."""
+    few = max(100, round(config.delivery_timeout * 1000 / 5))
+    return min(STATISTICS_INTERVAL, few)
 
 
 def _guarantees(config: KafkaConfig) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def _times(config: KafkaConfig) -> dict[str, Any]:
     # the leader that was elected meanwhile.
     answer = min(10_000, max(1000, delivery // 3))
     return {
-        "message.timeout.ms": delivery,
+        "message.timeout.ms": delivery + GIVE_UP_LEAD * config.idempotence,
         # librdkafka wants it below message.timeout.ms.
         "linger.ms": min(config.linger * 1000, delivery - 1),
         "socket.timeout.ms": answer,
