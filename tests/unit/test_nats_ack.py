@@ -123,3 +123,28 @@ _json = st.recursive(
 def test_any_json_ends_in_a_verdict(said: object) -> None:
     """No JSON raises, whatever its members are."""
     assert isinstance(read_ack(json.dumps(said).encode()), (Ack, PublishError))
+
+
+def verdict(text: bytes) -> tuple[object, ...]:
+    """Return what was read, to be compared."""
+    said = read_ack(text)
+    if isinstance(said, Ack):
+        return (said.stream, said.sequence, said.duplicate)
+    return (type(said),)
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True), st.integers(0, 10**20))
+@example("ORDERS", 2**63 - 1)
+@example("ORDERS", 0)
+def test_the_usual_ack_is_read_as_any_other(stream: str, sequence: int) -> None:
+    """To the byte as the server writes it, and with a blank: the same verdict."""
+    usual = b'{"stream":"%b","seq":%d}' % (stream.encode(), sequence)
+    other = usual.replace(b":", b": ")
+    assert verdict(usual) == verdict(other)
+
+
+def test_the_usual_ack_needs_no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(json, "loads")
+    ack = read_ack(b'{"stream":"ORDERS","seq":7}')
+    assert isinstance(ack, Ack)
+    assert (ack.stream, ack.sequence) == ("ORDERS", 7)

@@ -3,6 +3,7 @@ Reading a JetStream acknowledgement. Pure: bytes in, verdict out, never an excep
 """
 
 import json
+import re
 
 from eventbus_sync.backends.base import Ack
 from eventbus_sync.backends.nats.errors import jetstream_refusal
@@ -19,6 +20,12 @@ _UNREADABLE = (
     ValueError,
 )
 
+# What nearly every acknowledgement is, to the byte: to match it takes a third of the
+# time that a JSON parser takes. Whatever else is JSON goes there.
+_usual = re.compile(
+    rb'\{"stream":"([A-Za-z0-9_-]{1,255})","seq":([1-9][0-9]{0,18})\}'
+).fullmatch
+
 
 def read_ack(data: bytes) -> Ack | PublishError:
     """
@@ -27,12 +34,16 @@ def read_ack(data: bytes) -> Ack | PublishError:
     A repeat that the stream dropped is an ack (``duplicate``), an error ack is a
     refusal, and what cannot be understood leaves the event's fate unknown.
     """
+    usual = _usual(data)
+    if usual is not None:
+        stream, sequence = usual.groups()
+        return Ack(None, None, stream.decode(), int(sequence), False)  # noqa: FBT003 - by position: keywords cost time
     try:
         said = json.loads(data)
         if "error" not in said:
-            stream, sequence = said["stream"], said["seq"]
-            if isinstance(stream, str) and type(sequence) is int and sequence > 0:
-                return Ack(None, None, stream, sequence, said.get("duplicate") is True)
+            name, number = said["stream"], said["seq"]
+            if isinstance(name, str) and type(number) is int and number > 0:
+                return Ack(None, None, name, number, said.get("duplicate") is True)
         else:
             error = said["error"]
             return jetstream_refusal(
