@@ -4,6 +4,9 @@ The fault matrix, a cluster of three: Apache Kafka with acks=all, two of them in
 Four threads publish to it while its nodes die and freeze; each line ends with the books.
 """
 
+import itertools
+import time
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -159,3 +162,58 @@ def test_promises_1_2_and_5_the_leader_is_frozen_for_longer_than_delivery_timeou
     assert load.outcomes() == {Outcome.ACKED, Outcome.UNKNOWN}
     replaced = any(isinstance(error, ProducerLost) for error in errors)
     load.check(stored(cluster, topic), in_order=not replaced)
+
+
+@pytest.fixture
+def parted(
+    cluster: ApacheKafkaCluster, admin: AdminClient
+) -> Iterator[tuple[str, ApacheKafka]]:
+    """A topic of two partitions, each on one node only; and the node of the second."""
+    name = unique("parted")
+    first, second = cluster.nodes[:2]
+    places = [[first.node_id], [second.node_id]]
+    alone = {"min.insync.replicas": "1"}
+    new = NewTopic(name, 2, replica_assignment=places, config=alone)
+    admin.create_topics([new])[name].result(30)
+    yield name, second
+    second.start()
+    second.resume()
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_partition_without_a_leader_costs_the_others_little(
+    how: str, parted: tuple[str, ApacheKafka], open_bus: OpenBus
+) -> None:
+    """
+    Its events end as unknown; the other one goes on, with the same producer.
+
+    That is given up once for each delivery_timeout at most, while a frozen node takes
+    what it never answers; and for a dead one once, for what was on its way.
+    """
+    topic, node = parted
+    bus = open_bus(delivery_timeout=3.0)
+    lost: list[float] = []
+
+    def note(error: EventBusError) -> None:
+        if isinstance(error, ProducerLost):
+            lost.append(time.monotonic())
+
+    bus.set_error_handler(note)
+    with Load(bus, topic) as load:
+        load.goes_on()
+        node.kill() if how == "killed" else node.freeze()
+        for _ in range(3):
+            unknown = bus.stats().unknown
+            eventually(lambda: bus.stats().unknown > unknown + 500, 60)  # noqa: B023
+            load.goes_on()
+        node.start() if how == "killed" else node.resume()
+        load.goes_on(3000)
+    assert all(later - sooner > 2.5 for sooner, later in itertools.pairwise(lost))
+    if how == "killed":
+        assert len(lost) <= 1
+    healthy = [r for r in load.results if r.partition == 0]
+    ids = {r.event_id for r in healthy}
+    stuck = load.with_outcome(topic, Outcome.UNKNOWN)
+    # Nearly all that was not on its way when a producer was given up.
+    assert len(healthy) > len(stuck) / 4
+    assert not ids & stuck

@@ -49,7 +49,7 @@ _REFUSED_BACKOFF = 30.0
 _GIVE_UP_AFTER = 0.1
 #: So much of delivery_timeout must a broker have been silent for that, and so old must
 #: the oldest event be before anybody looks.
-_SILENT_PART, _WATCH_PART = 0.3, 0.4
+_SILENT_PART, _WATCH_PART = 0.5, 0.2
 
 #: Seconds for which a withdrawn producer is emptied: publishers may still hold it.
 _RETIRED_FOR = 2.0
