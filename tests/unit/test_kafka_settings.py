@@ -81,7 +81,7 @@ def test_the_promises_are_in_the_settings() -> None:
     assert settings["acks"] == "all"
     assert settings["partitioner"] == "fnv1a_random"
     # The poll thread comes first, and gives the producer up where it must.
-    assert settings["message.timeout.ms"] == 30_300
+    assert settings["message.timeout.ms"] == 30_600
     assert settings["linger.ms"] == 5
     assert "max.in.flight.requests.per.connection" not in settings
 

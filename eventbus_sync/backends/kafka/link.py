@@ -147,6 +147,10 @@ class Link:
         """
         return accepted_at < self._unanswered_at + _SUPPRESSED_FOR
 
+    def unanswered(self, accepted_at: float, *, since: float) -> bool:
+        """Return the same of requests that were lost after *since*."""
+        return self._unanswered_at >= since and self.doubts(accepted_at)
+
     def trouble_of(self, accepted_at: float) -> str:
         """Return what may have kept an event of that age from its answer, or ""."""
         if not self.trouble and accepted_at <= self._last_trouble_at:

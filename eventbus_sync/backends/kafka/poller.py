@@ -44,12 +44,13 @@ _LAST_BACKOFF = 5.0
 #: Seconds until settings that were refused are tried again: somebody may mend them.
 _REFUSED_BACKOFF = 30.0
 
-#: Seconds after delivery_timeout at which a producer is given up whose broker does not
-#: answer: by then what was published in one go with the oldest event is due, too.
+#: Seconds after delivery_timeout at which a producer is given up that may hold what a
+#: broker has stored: by then what was published with the oldest event is due, too.
 _GIVE_UP_AFTER = 0.1
-#: So much of delivery_timeout must a broker have been silent for that, and so old must
-#: the oldest event be before anybody looks.
-_SILENT_PART, _WATCH_PART = 0.5, 0.2
+#: Seconds that the other brokers get before to acknowledge what they have.
+_GIVE_UP_PATIENCE = 0.25
+#: So old, as a part of delivery_timeout, is the oldest event before anybody looks.
+_WATCH_PART = 0.2
 
 #: Seconds for which a withdrawn producer is emptied: publishers may still hold it.
 _RETIRED_FOR = 2.0
@@ -177,27 +178,35 @@ class Poller:
         a new epoch. Its sequence numbers begin anew there, so that a broker that had
         stored the batch without acknowledging it stores them a second time.
 
-        Only where something was sent and is not acknowledged for long. What merely waits
-        in the driver, because there is no leader, or too much to do, was never sent: it
-        times out alone.
+        What was never sent, because there is no leader or no connection to it, times out
+        alone, and what else the producer holds stays.
         """
         oldest = self._sink.oldest_at()
         age = 0.0 if oldest is None else now - oldest
         client.unanswered.watching = age > self._timeout * _WATCH_PART
-        silent = now - client.unanswered.since
-        if (
-            age < self._timeout + _GIVE_UP_AFTER
-            or silent < self._timeout * _SILENT_PART
-        ):
+        if oldest is None or age < self._timeout + _GIVE_UP_AFTER:
             return
+        if client.unanswered.may_hold(oldest) or self._link.unanswered(
+            oldest, since=self._made_at
+        ):
+            self._give_up(client)
+
+    def _give_up(self, client: Client) -> None:
+        """Replace a producer that would send again what a broker may have stored."""
         why = ProducerLost(
-            "the broker acknowledges nothing in time, and to send again what is younger "
-            "might store it twice: the producer was replaced"
+            "a broker does not acknowledge in time what it may have stored, and to send "
+            "again what is younger might store that twice: the producer was replaced"
         )
         self._sink.log(logging.ERROR, f"the Kafka producer is replaced: {why}")
         self._sink.report(why)
+        self._slot.withdraw(client)
+        until = Deadline.after(_GIVE_UP_PATIENCE)
+        before = None
+        while client.handed_over != before and not until.expired():
+            before = client.handed_over
+            client.poll(_BUSY_POLL)
+        self._connect_at = now = time.monotonic()
         client.overdue_before = now - self._timeout
-        self._connect_at = now
         self._retire(client, why)
 
     def _retire(self, client: Client, why: PublishError) -> None:

@@ -14,10 +14,10 @@ SPARE_KBYTES = 16 * 1024
 BATCH_BYTES = 1_000_000
 
 #: Milliseconds between two looks at the connection state, at most.
-STATISTICS_INTERVAL = 1000
+STATISTICS_INTERVAL = 500
 #: Milliseconds that the driver tries longer than the bus, so that the poll thread can
 #: give a producer up before its first message times out: see ``Poller``.
-GIVE_UP_LEAD = 300
+GIVE_UP_LEAD = 600
 
 # Bytes that librdkafka adds to a record at most, its headers aside.
 _RECORD_OVERHEAD = 36
@@ -71,7 +71,7 @@ def secrets_of(settings: dict[str, Any]) -> tuple[str, ...]:
 
 def _statistics_interval(config: KafkaConfig) -> int:
     """Return the milliseconds; a few looks have to fit into ``delivery_timeout``."""
-    few = max(100, round(config.delivery_timeout * 1000 / 5))
+    few = max(100, round(config.delivery_timeout * 1000 / 8))
     return min(STATISTICS_INTERVAL, few)
 
 

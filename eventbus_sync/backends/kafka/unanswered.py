@@ -4,6 +4,8 @@ import json
 
 from typing import Any
 
+import attrs
+
 
 #: A partition: its topic and its number.
 Partition = tuple[str, str]
@@ -11,42 +13,74 @@ Partition = tuple[str, str]
 
 class Unanswered:
     """
-    Since when partitions hold messages that were sent and are not acknowledged.
+    Which partitions hold messages that were or may be sent, and how old these may be.
 
-    Belongs to the poll thread. Statistics come once a second or more often, and are
-    looked at only while ``watching``: parsing them costs 20 µs a partition.
+    Belongs to the poll thread. Statistics are looked at only while ``watching``, since
+    parsing them costs 20 µs a partition.
 
-    A message that waits in the driver, for a leader or because there are too many, was
-    not sent. One that was sent, and whose request was then given up, may wait there as
-    well: so a partition counts until something of it is acknowledged or nothing is left.
+    What waits in the driver for a leader, or for a leader's connection, was not sent: it
+    times out alone. Unless something of the partition was seen on its way: a request that
+    was given up waits there again, and may be stored.
     """
 
     def __init__(self) -> None:
         self.watching = False
-        self._partitions: dict[Partition, tuple[int, float]] = {}
+        self._partitions: dict[Partition, _Seen] = {}
+        self._looked_at = float("-inf")
 
-    @property
-    def since(self) -> float:
-        """The moment since which that is so somewhere; infinite if it is nowhere."""
-        return min((at for _, at in self._partitions.values()), default=float("inf"))
+    def may_hold(self, moment: float) -> bool:
+        """Return whether that may be so for a message accepted at this *moment*."""
+        return any(
+            (seen.sent or seen.reachable) and seen.clean_at <= moment
+            for seen in self._partitions.values()
+        )
 
     def statistics(self, text: str, now: float) -> None:
         """Look at the driver's statistics of this moment."""
+        before, self._partitions = self._partitions, {}
+        looked_at, self._looked_at = self._looked_at, float("-inf")
         if not self.watching:
-            self._partitions = {}
             return
-        found: dict[Partition, tuple[int, float]] = {}
-        for topic, its in json.loads(text)["topics"].items():
+        self._looked_at = now
+        said = json.loads(text)
+        up = {b["nodeid"] for b in said["brokers"].values() if b["state"] == "UP"}
+        for topic, its in said["topics"].items():
             for number, partition in its["partitions"].items():
-                acked = partition["acked_msgid"]
-                before = self._partitions.get((topic, number))
-                if before is not None and before[0] == acked and _holds(partition):
-                    found[topic, number] = before
-                elif partition["msgs_inflight"]:
-                    found[topic, number] = (acked, now)
-        self._partitions = found
+                held = _held(partition)
+                if held:
+                    acked = partition["acked_msgid"]
+                    seen = before.get((topic, number))
+                    if seen is None:
+                        # At the last look, if there was one, it held nothing.
+                        seen = _Seen(now, acked + held, looked_at)
+                    elif acked >= seen.last:
+                        seen = _Seen(now, acked + held, seen.at)
+                    seen.sent |= partition["msgs_inflight"] > 0
+                    seen.reachable = partition["leader"] in up
+                    self._partitions[topic, number] = seen
 
 
-def _holds(partition: dict[str, Any]) -> bool:
+@attrs.define
+class _Seen:
+    """
+    What was seen of a partition.
+
+    Attributes:
+        at: when.
+        last: the number of the last message that it held then. The driver counts them,
+            and the broker acknowledges them, in order.
+        clean_at: all that was accepted before this has been acknowledged.
+        sent: whether something that it holds may have been sent.
+        reachable: whether it has a leader, to which there is a connection.
+    """
+
+    at: float
+    last: int
+    clean_at: float
+    sent: bool = False
+    reachable: bool = False
+
+
+def _held(partition: dict[str, Any]) -> int:
     waiting = partition["msgq_cnt"] + partition["xmit_msgq_cnt"]
-    return bool(waiting + partition["msgs_inflight"])
+    return int(waiting + partition["msgs_inflight"])
