@@ -115,7 +115,7 @@ IN_THE_BROKERS = [
         7,
         "NATS does not say where",
         _NATS_ACK,
-        'return Ack(None, None, stream, sequence, said.get("duplicate") is True)',
+        "return Ack(None, None, stream.decode(), int(sequence), False)",
         "return Ack()",
         [f"{_ON_NATS}results_carry_what_go_gives"],
     ),

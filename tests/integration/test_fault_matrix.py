@@ -111,6 +111,7 @@ SLOW_MATRIX = [
     Line(
         fault="killed ten times in a row",
         brokers=("nats",),
+        # Time to start, to connect and to send again, on a busy machine, too.
         strikes=[strike(1 + 2 * n, "server", "kill", 0.1) for n in range(10)],
         seconds=22,
         rate=1000,
@@ -210,7 +211,8 @@ def test_promises_1_2_5_and_6(
     assert len(figures["strikes"]) == len(line.strikes)
     assert stats["accepted"] > 300
     if line.lossless:
-        assert stats["acked"] == stats["accepted"] == figures["stored"]
+        assert stats["acked"] == stats["accepted"], out.getvalue()
+        assert stats["acked"] == figures["stored"]
     else:
         assert stats["unknown"] + stats["rejected"] > 0
         assert stats["acked"] > 0

@@ -116,8 +116,8 @@ def test_promises_1_2_5_and_6_one_of_two_topics_is_deleted(
         load.goes_on()
         old = stored(kafka, topic)
         admin.delete_topic(topic)
-        eventually(lambda: bus.stats().rejected > 0, 30)
-        # Reports come in order: these are of the old topic, and all later ones are not.
+        # Results come in order: these are of the old topic, and all later ones are not.
+        eventually(lambda: load.with_outcome(topic, Outcome.REJECTED), 30)
         before = load.with_outcome(topic, Outcome.ACKED)
         admin.new_topic(topic, partitions=1)
         eventually(lambda: load.with_outcome(topic, Outcome.ACKED) - before, 60)

@@ -75,10 +75,12 @@ def test_promises_1_2_and_5_the_stream_is_deleted_and_made_anew(
     for event_id, sequence in sequences.items():
         if sequence <= len(held):
             assert held[event_id] == sequence
-    new = read_nats_stream(url, stream)
-    assert len({event.event_id for event in new}) == len(new)
-    acked = {e: s for e, s in sequences.items() if s >= ANEW}
-    assert acked == {event.event_id: event.sequence for event in new}
+    stored = read_nats_stream(url, stream)
+    new = {event.event_id: event.sequence for event in stored}
+    assert len(new) == len(stored)
+    # On a busy machine one may be sent again before the old stream's answer is read.
+    assert {e: s for e, s in sequences.items() if s >= ANEW}.items() <= new.items()
+    assert set(new) <= set(sequences)
     assert in_the_order_of_publishing(old)
     load.check_outcomes(subject)
     assert bus.health().reconnects == 0

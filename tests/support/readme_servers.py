@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import urllib.request
@@ -64,6 +65,11 @@ class Process:
         """Send SIGTERM."""
         self._popen.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """Send SIGKILL to it and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+
     def ended(self, timeout: float = 30) -> int:
         """Wait for the end and return the exit code."""
         return self._popen.wait(timeout)
@@ -81,7 +87,12 @@ def running(
     log = folder / "process.log"
     with log.open("wb") as sink:
         popen = subprocess.Popen(
-            command, cwd=folder, env=unmeasured(environment), stdout=sink, stderr=sink
+            command,
+            cwd=folder,
+            env=unmeasured(environment),
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,  # so that its children can be killed with it
         )
     process = Process(popen, log)
     try:
@@ -90,12 +101,12 @@ def running(
         print(process.log)  # noqa: T201 - pytest shows it with the failure
         raise
     finally:
-        # SIGTERM first: it may have children, which only it knows.
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            if popen.poll() is None:
-                popen.send_signal(signal_number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    popen.wait(20)
+        if popen.poll() is None:
+            popen.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                popen.wait(20)
+        process.kill()
+        popen.wait(20)
 
 
 def post(url: str, order: Mapping[str, Any]) -> dict[str, Any]:
