@@ -581,12 +581,9 @@ def statistics(**of_its_partition: int) -> str:
         "msgs_inflight": 0,
         "msgq_cnt": 0,
         "xmit_msgq_cnt": 0,
-        "leader": 1,
     }
     partitions = {"0": partition | of_its_partition}
-    topics = {"t": {"partitions": partitions}}
-    brokers = {"b": {"nodeid": 1, "state": "UP"}}
-    return json.dumps({"brokers": brokers, "topics": topics})
+    return json.dumps({"topics": {"t": {"partitions": partitions}}})
 
 
 def connect(sink: RecordingSink) -> FakeProducer:
@@ -643,10 +640,26 @@ def test_promise_5_a_producer_is_given_up_before_it_sends_again_under_a_new_epoc
     eventually(lambda: first.closed)
 
 
+def test_promise_5_a_producer_is_given_up_when_what_may_be_stored_has_timed_out(
+    sink: RecordingSink, backend: KafkaBackend
+) -> None:
+    """It was sent a moment before, so that nobody knew in time."""
+    first = connect(sink)
+    first.answering = False
+    delivery = send(backend)
+    went_unanswered(first)
+    first.error = KafkaError(KafkaError._MSG_TIMED_OUT)
+    first.answering = True
+    assert isinstance(only(sink, delivery), DeliveryTimedOut)
+    eventually(lambda: len(FakeProducer.made) > 1)
+    assert [type(report) for report in sink.reports] == [ProducerLost]
+    assert isinstance(only(sink, send(backend)), Ack)
+
+
 def leaderless() -> Iterator[str]:
     """It waits for a leader: nothing is on its way."""
     while True:
-        yield statistics(msgq_cnt=1, leader=-1)
+        yield statistics(msgq_cnt=1)
 
 
 def elsewhere() -> Iterator[str]:
@@ -656,7 +669,7 @@ def elsewhere() -> Iterator[str]:
 
 
 def silent() -> Iterator[str]:
-    """Something is, and nobody says a word."""
+    """Something is, and is not acknowledged."""
     while True:
         yield statistics(msgs_inflight=1)
 

@@ -133,6 +133,10 @@ class Client:
         self.unanswered = Unanswered()
         #: What was accepted before this has timed out when the producer is emptied.
         self.overdue_before = float("-inf")
+        #: Set when an event timed out that may be stored: see ``Poller._give_up``.
+        self.repeats = False
+        #: When it was made.
+        self.made_at = time.monotonic()
         #: What a delivery report raised.
         self.broken: Exception | None = None
         self._producer = Producer(
@@ -191,6 +195,8 @@ class Client:
                 return self.failure
             # What the driver would have said a moment later.
             error, code = _TIMED_OUT, _TIMED_OUT.code()
+        elif code == _TIMED_OUT.code():
+            self.repeats |= self.may_repeat(delivery.accepted_at)
         doubted = self._link.doubts(delivery.accepted_at)
         # Outages end thousands of events with one and the same error.
         trouble = self._link.trouble_of(delivery.accepted_at)
@@ -199,6 +205,14 @@ class Client:
             known = publish_error(error, trouble=trouble, doubted=doubted)
             self._errors[code, doubted, trouble] = known
         return known
+
+    def may_repeat(self, accepted_at: float) -> bool:
+        """Return whether it would send again what was stored, if such an event ended."""
+        if not self.acked and self._link.hung_up_at is not None:
+            return False  # it was never let in
+        return self.unanswered.may_hold(accepted_at) or self._link.unanswered(
+            accepted_at, since=self.made_at
+        )
 
     def refuse_size(
         self, error: KafkaError, message: Message, delivery: Delivery

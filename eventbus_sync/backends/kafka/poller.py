@@ -45,10 +45,9 @@ _LAST_BACKOFF = 5.0
 _REFUSED_BACKOFF = 30.0
 
 #: Seconds after delivery_timeout at which a producer is given up that may hold what a
-#: broker has stored: by then what was published with the oldest event is due, too.
-_GIVE_UP_AFTER = 0.1
-#: Seconds that the other brokers get before to acknowledge what they have.
-_GIVE_UP_PATIENCE = 0.25
+#: broker has stored: late, for an answer may still come, but before the driver gives the
+#: event up; and how long it takes for it at most.
+_GIVE_UP_AFTER, _GIVE_UP_PATIENCE = GIVE_UP_LEAD / 1000 - 0.3, 0.15
 #: So old, as a part of delivery_timeout, is the oldest event before anybody looks.
 _WATCH_PART = 0.2
 
@@ -89,7 +88,6 @@ class Poller:
         self._losses = 0
         self._expire_at = 0.0
         self._active_at = 0.0
-        self._made_at = 0.0
 
     def run(self) -> None:
         """Work until the slot is closed, then empty and close every producer."""
@@ -130,7 +128,11 @@ class Poller:
             self._losses = 0
         if client.failure is not None:
             self._replace(client, client.failure)
-        elif self._idempotent and now - self._made_at > self._timeout * _WATCH_PART:
+        elif not self._idempotent:
+            pass  # a message that is sent again is stored again: nothing to protect
+        elif client.repeats:
+            self._give_up(client, patience=0.0)
+        elif now - client.made_at > self._timeout * _WATCH_PART:
             self._look_at_oldest(client, now)
 
     # -- from one producer to the next -------------------------------------------------
@@ -151,7 +153,7 @@ class Poller:
             self._sink.report(verdict)
             return
         self._client = client
-        self._active_at = self._made_at = time.monotonic()
+        self._active_at = time.monotonic()
         self._slot.offer(client, None)
 
     def _replace(self, client: Client, why: PublishError) -> None:
@@ -179,29 +181,32 @@ class Poller:
         stored the batch without acknowledging it stores them a second time.
 
         What was never sent, because there is no leader or no connection to it, times out
-        alone, and what else the producer holds stays.
+        alone, and what else the producer holds stays. Where nobody knew that it was sent,
+        since that was a moment ago, ``Client.repeats`` tells, and it is a matter of
+        milliseconds: the driver needs an answer from a broker for its new epoch.
         """
         oldest = self._sink.oldest_at()
         age = 0.0 if oldest is None else now - oldest
         client.unanswered.watching = age > self._timeout * _WATCH_PART
         if oldest is None or age < self._timeout + _GIVE_UP_AFTER:
             return
-        if client.unanswered.may_hold(oldest) or self._link.unanswered(
-            oldest, since=self._made_at
-        ):
-            self._give_up(client)
+        if client.may_repeat(oldest):
+            self._give_up(client, _GIVE_UP_PATIENCE)
 
-    def _give_up(self, client: Client) -> None:
+    def _give_up(self, client: Client, patience: float) -> None:
         """Replace a producer that would send again what a broker may have stored."""
+        trouble = self._link.trouble
+        last = f"; last connection error: {trouble}" if trouble else ""
         why = ProducerLost(
             "a broker does not acknowledge in time what it may have stored, and to send "
             "again what is younger might store that twice: the producer was replaced"
+            f"{last}"
         )
         self._sink.log(logging.ERROR, f"the Kafka producer is replaced: {why}")
         self._sink.report(why)
         self._slot.withdraw(client)
-        until = Deadline.after(_GIVE_UP_PATIENCE)
-        before = None
+        # What the other brokers have is acknowledged meanwhile.
+        until, before = Deadline.after(patience), None
         while client.handed_over != before and not until.expired():
             before = client.handed_over
             client.poll(_BUSY_POLL)

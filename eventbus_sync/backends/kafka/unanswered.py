@@ -13,14 +13,14 @@ Partition = tuple[str, str]
 
 class Unanswered:
     """
-    Which partitions hold messages that were or may be sent, and how old these may be.
+    Which partitions hold messages that were sent, and how old these may be.
 
     Belongs to the poll thread. Statistics are looked at only while ``watching``, since
     parsing them costs 20 µs a partition.
 
-    What waits in the driver for a leader, or for a leader's connection, was not sent: it
-    times out alone. Unless something of the partition was seen on its way: a request that
-    was given up waits there again, and may be stored.
+    What waits in the driver for a leader, or for its turn, was not sent: it times out
+    alone. Unless something of the partition was seen on its way: a request that was given
+    up waits there again, and may be stored.
     """
 
     def __init__(self) -> None:
@@ -31,8 +31,7 @@ class Unanswered:
     def may_hold(self, moment: float) -> bool:
         """Return whether that may be so for a message accepted at this *moment*."""
         return any(
-            (seen.sent or seen.reachable) and seen.clean_at <= moment
-            for seen in self._partitions.values()
+            seen.sent and seen.clean_at <= moment for seen in self._partitions.values()
         )
 
     def statistics(self, text: str, now: float) -> None:
@@ -42,9 +41,7 @@ class Unanswered:
         if not self.watching:
             return
         self._looked_at = now
-        said = json.loads(text)
-        up = {b["nodeid"] for b in said["brokers"].values() if b["state"] == "UP"}
-        for topic, its in said["topics"].items():
+        for topic, its in json.loads(text)["topics"].items():
             for number, partition in its["partitions"].items():
                 held = _held(partition)
                 if held:
@@ -56,7 +53,6 @@ class Unanswered:
                     elif acked >= seen.last:
                         seen = _Seen(now, acked + held, seen.at)
                     seen.sent |= partition["msgs_inflight"] > 0
-                    seen.reachable = partition["leader"] in up
                     self._partitions[topic, number] = seen
 
 
@@ -71,14 +67,12 @@ class _Seen:
             and the broker acknowledges them, in order.
         clean_at: all that was accepted before this has been acknowledged.
         sent: whether something that it holds may have been sent.
-        reachable: whether it has a leader, to which there is a connection.
     """
 
     at: float
     last: int
     clean_at: float
     sent: bool = False
-    reachable: bool = False
 
 
 def _held(partition: dict[str, Any]) -> int:
