@@ -317,7 +317,7 @@ class ConnectionLost(PublishUnknown):
 
 
 class ProducerLost(PublishUnknown):
-    """The Kafka producer was fenced or failed for good; it has been replaced."""
+    """The Kafka producer was fenced, failed or was given up; it has been replaced."""
 
     default_code = "producer_lost"
 

@@ -21,6 +21,10 @@ _AGAIN_ON_KAFKA = (
     "tests/integration/test_promises.py::test_promise_5_and_6_kafka_"
     "what_is_sent_again_is_stored_once_and_in_order"
 )
+_GIVEN_UP = (
+    "tests/unit/test_kafka_backend.py::"
+    "test_promise_5_a_producer_is_given_up_before_it_sends_again_under_a_new_epoch"
+)
 _IN_BATCHES = "tests/integration/test_nats_batches.py::test_promise_"
 _ON_NATS = "tests/conformance/test_nats.py::TestNats::test_"
 _ON_KAFKA = "tests/conformance/test_kafka.py::TestEmbeddedKafka::test_"
@@ -59,6 +63,14 @@ IN_THE_BROKERS = [
         "    if config.idempotence:\n",
         "    if not config.idempotence:\n",
         [_AGAIN_ON_KAFKA],
+    ),
+    Breakage(
+        5,
+        "Kafka sends again what was stored without a word",
+        "eventbus_sync/backends/kafka/poller.py",
+        "        if client.may_repeat(oldest):\n",
+        "        if not oldest:\n",
+        [f"{_GIVEN_UP}[on_its_way]", f"{_GIVEN_UP}[went_unanswered]"],
     ),
     # -- promise 6: order per aggregate ------------------------------------------------
     Breakage(

@@ -14,6 +14,7 @@ this file                   the publishers' side, ``check`` and ``close``
 ``client.py``        one producer, and what its delivery reports mean
 ``slot.py``          where publishers find the producer of the moment
 ``link.py``          what is known of the connection
+``unanswered.py``    what a broker may have stored without saying so
 ``settings.py``      configuration in librdkafka's words
 ``errors.py``        Kafka's errors in our words
 ==========================  ==========================================================
