@@ -7,7 +7,7 @@ Drivers are imported when a function is called, as everywhere outside ``backends
 import asyncio
 import concurrent.futures
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventbus_sync.config import KafkaConfig, NatsConfig
@@ -176,6 +176,9 @@ class _Deaf:
     """The ``Listener`` of a connection that only asks questions."""
 
     def answered(self, token: int, data: bytes, status: str | None) -> None:
+        """Nothing is published here."""
+
+    def acknowledged(self, acks: Sequence[tuple[int, bytes]]) -> None:
         """Nothing is published here."""
 
     def batched(self, name: bytes, data: bytes, status: str | None) -> None:

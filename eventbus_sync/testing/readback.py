@@ -232,6 +232,9 @@ class _Reading:
     def answered(self, token: int, data: bytes, status: str | None) -> None:
         """Nothing is published here."""
 
+    def acknowledged(self, acks: Sequence[tuple[int, bytes]]) -> None:
+        """Nothing is published here."""
+
     def batched(self, name: bytes, data: bytes, status: str | None) -> None:
         """Nothing is published here."""
 

@@ -110,11 +110,15 @@ def test_promises_1_2_5_and_6_dead_for_longer_than_delivery_timeout(
         load.goes_on(1000)
         kafka.kill()
         eventually(lambda: bus.stats().unknown > 500, 30)
+        back = time.time()
         kafka.start()
         load.goes_on(1000)
     failed = [r for r in load.results if not r.success]
     assert all(isinstance(r.error, PublishUnknown) for r in failed)
-    assert all("last connection error" in str(r.error) for r in failed)
+    # A broker that is back may be slow at first, and then there is no such error.
+    during = [r for r in failed if r.settled_at - r.latency < back]
+    assert during
+    assert all("last connection error" in str(r.error) for r in during)
     load.check(stored(kafka, topic))
 
 

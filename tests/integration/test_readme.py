@@ -563,7 +563,7 @@ def test_every_promise_names_its_tests() -> None:
         name
         for folder in (ROOT / "tests", ROOT / "eventbus_sync" / "testing")
         for file in folder.rglob("*.py")
-        for name in re.findall(r"def (test_promise_\w+)\(", file.read_text())
+        for name in re.findall(r"def (test_promises?_\w+)\(", file.read_text())
     }
     for number, said in zip(promises[::2], promises[1::2], strict=True):
         named = re.findall(r"`(test_\w+)`", said)
@@ -571,7 +571,7 @@ def test_every_promise_names_its_tests() -> None:
         assert set(named) <= defined, set(named) - defined
         for name in named:
             assert number in re.findall(r"\d+", name.split("promise")[1]), name
-    assert set(re.findall(r"`(test_promise_\w+)`", text)) <= defined
+    assert set(re.findall(r"`(test_promises?_\w+)`", text)) <= defined
 
 
 def test_the_way_of_an_event_exists() -> None:

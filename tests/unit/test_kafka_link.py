@@ -282,11 +282,16 @@ def test_what_the_driver_says_for_debugging_is_no_trouble(link: Link) -> None:
 
 def test_events_that_end_just_after_an_outage_name_it(link: Link) -> None:
     """Those that were accepted before its end, and no others."""
-    during = time.monotonic()
-    link.failed(REFUSED)
-    link.acknowledged()
-    assert "refused" in link.trouble_of(during)
-    assert not link.trouble_of(time.monotonic() + 1)
+    for end in (link.acknowledged, link.answered):
+        before = time.monotonic()
+        link.failed(REFUSED)
+        link.failed(ALL_DOWN)
+        # The driver says the same only once in half a minute.
+        during = time.monotonic()
+        end()
+        assert "refused" in link.trouble_of(before)
+        assert "refused" in link.trouble_of(during)
+        assert not link.trouble_of(time.monotonic() + 1)
 
 
 def test_no_secret_is_in_a_cause(link: Link, sink: RecordingSink) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import sys
 
+from collections.abc import Sequence
 from typing import Any
 
 import nats.errors
@@ -19,6 +20,7 @@ from eventbus_sync import EventBus
 from eventbus_sync.backends.nats.backend import NatsBackend
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.backends.nats.login import connect_options
+from eventbus_sync.backends.nats.parser import NumberedAck
 from eventbus_sync.backends.nats.stream import covers
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.config import extra as _extra
@@ -43,6 +45,9 @@ class _Listener:
         self.errors: list[EventBusError] = []
 
     def answered(self, token: int, data: bytes, status: str | None) -> None:
+        """Nothing is published here."""
+
+    def acknowledged(self, acks: Sequence[NumberedAck]) -> None:
         """Nothing is published here."""
 
     def batched(self, name: bytes, data: bytes, status: str | None) -> None:
@@ -182,7 +187,7 @@ def test_parser_lets_system_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None
     """nats-py knows what to do with an OSError; only the unexpected is ours."""
     broken: list[Exception] = []
     client = Connection(NatsConfig(), NOBODY, _Listener()).client
-    client.on_broken = broken.append
+    client._parser._on_broken = broken.append
 
     async def fail(_: Any) -> None:
         raise failures.pop()

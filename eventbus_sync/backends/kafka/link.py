@@ -126,7 +126,7 @@ class Link:
 
     def acknowledged(self) -> None:
         """Take note that a broker has stored something: no trouble is left."""
-        self.trouble = ""
+        self._overcome()
         self.hung_up_at = None
         self.answered()
 
@@ -134,7 +134,7 @@ class Link:
         """Take note that a broker answers."""
         if not self.up:
             self.up = True
-            self.trouble = ""
+            self._overcome()
             self.hung_up_at = self.login_refused = None
             self._told = None
             self._sink.connected()
@@ -174,6 +174,12 @@ class Link:
             self._logged.clear()
         self._logged[what] = now
         return level
+
+    def _overcome(self) -> None:
+        if self.trouble:
+            self.trouble = ""
+            # It lasted until now, though the driver tells of it once in a while only.
+            self._last_trouble_at = time.monotonic()
 
     def _note(self, text: str) -> None:
         self.trouble = self._last_trouble = text

@@ -9,10 +9,11 @@ import asyncio
 import time
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from eventbus_sync.backends.base import Ack, Settlement, Sink
 from eventbus_sync.backends.nats.gates import Gates
+from eventbus_sync.backends.nats.parser import NumberedAck
 from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record
@@ -78,10 +79,26 @@ class Answers:
             self._patience.answered(self.last_at - record.sent_at)
         if self._gates:
             self._release(self._gates.answered(record))
-        self._chunk.append((record, data))
-        if len(self._chunk) == 1:
+        self._collect([(record, data)])
+
+    def acknowledged(self, acks: Sequence[NumberedAck]) -> None:
+        """Sort answers that a stream gave, many at once."""
+        self.last_at = time.monotonic()
+        taken = self._pending.take(acks)
+        if self._patience.strained:
+            for record, _ in taken:
+                self._patience.answered(self.last_at - record.sent_at)
+        if self._gates:
+            for record, _ in taken:
+                self._release(self._gates.answered(record))
+        if taken:
+            self._collect(taken)
+
+    def _collect(self, answers: Sequence[Answered]) -> None:
+        if not self._chunk:
             # One hand-over per tick of the loop, however many answers it brings.
             asyncio.get_running_loop().call_soon(self.flush)
+        self._chunk += answers
 
     def refused(self, subject: str, error: Exception) -> None:
         """Count a message that the server's permissions refused: no ack will come."""

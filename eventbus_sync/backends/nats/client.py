@@ -10,30 +10,14 @@ does. ``tests/integration`` holds it to that.
 
 import asyncio
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import nats.errors
 
 from nats.aio.client import Client
-from nats.protocol.parser import Parser
 
-
-class _Parser(Parser):
-    """
-    nats-py's parser, whose unexpected errors end the connection.
-
-    nats-py would log them and stop reading, on a connection that looks healthy.
-    """
-
-    async def parse(self, data: bytes = b"") -> None:
-        try:
-            await super().parse(data)
-        except OSError:
-            raise
-        except Exception as exc:
-            self.nc.on_broken(exc)
-            raise nats.errors.ProtocolError from exc
+from eventbus_sync.backends.nats.parser import AckParser, NumberedAck
 
 
 class OneClient(Client):
@@ -44,7 +28,8 @@ class OneClient(Client):
         tls: whether nothing may be sent unencrypted.
         on_broken: told when what the server sent cannot be understood.
         on_error_text: told the text of each ``-ERR``, as the server wrote it.
-        on_answer: told subject, body and header of what comes to ``inbox``.
+        on_answer: told subject, body and header of what comes to ``inbox``,
+        on_acks: but of acknowledgements, as most of that is, their numbers and bodies.
     """
 
     def __init__(
@@ -54,15 +39,15 @@ class OneClient(Client):
         on_broken: Callable[[Exception], None],
         on_error_text: Callable[[str], None],
         on_answer: Callable[[bytes, bytes, bytes], None],
+        on_acks: Callable[[Sequence[NumberedAck]], None],
     ) -> None:
         super().__init__()
-        self._ps = _Parser(self)
+        self._parser = self._ps = AckParser(self, on_broken, on_acks)
         self._tls_wanted = tls
-        self.on_broken = on_broken
         self._on_error_text = on_error_text
         self._on_answer = on_answer
-        #: The subscription whose messages go to ``on_answer``.
-        self.inbox: int | None = None
+        # The subscription whose messages go to ``on_answer``.
+        self._inbox: int | None = None
         #: ``host:port`` of the cluster's servers, as this one named them last.
         self.peers: list[object] = []
 
@@ -76,6 +61,11 @@ class OneClient(Client):
         numbered = isinstance(self._max_payload, int)
         if not (self.is_connected and numbered and self._server_info.get("headers")):
             raise nats.errors.ProtocolError
+
+    def expect_answers(self, inbox: str, subscription: int) -> None:
+        """What comes to this subscription of *inbox* are answers from now on."""
+        self._inbox = subscription
+        self._parser.expect(inbox, subscription)
 
     @property
     def server_id(self) -> str:
@@ -179,7 +169,7 @@ class OneClient(Client):
         data: bytes,
         headers: bytes,
     ) -> None:
-        if sid == self.inbox:
+        if sid == self._inbox:
             # The short way: no object, no queue and no task per acknowledgement.
             self._on_answer(subject, data, headers)
         else:

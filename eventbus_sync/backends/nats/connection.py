@@ -26,6 +26,7 @@ from eventbus_sync.backends.nats.errors import (
     sort_error_text,
 )
 from eventbus_sync.backends.nats.login import connect_options
+from eventbus_sync.backends.nats.parser import NumberedAck
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import ConnectionLost, EventBusError
 
@@ -47,6 +48,9 @@ class Listener(Protocol):
 
     def answered(self, token: int, data: bytes, status: str | None) -> None:
         """An answer came for the message with *token*; "503": no stream took it."""
+
+    def acknowledged(self, acks: Sequence[NumberedAck]) -> None:
+        """Answers without a status came, each for the message with its number."""
 
     def batched(self, name: bytes, data: bytes, status: str | None) -> None:
         """An answer came that goes by a longer *name*: see ``batches.py``."""
@@ -90,6 +94,7 @@ class Connection:
             on_broken=self._on_broken,
             on_error_text=self._on_error_text,
             on_answer=self._on_answer,
+            on_acks=listener.acknowledged,
         )
         self.lost = False
         self.opened_at = 0.0
@@ -260,7 +265,8 @@ class Connection:
             pending_msgs_limit=0,
             pending_bytes_limit=0,
         )
-        self.client.inbox = subscription._id  # noqa: SLF001 - nats-py keeps it to itself
+        # nats-py keeps the number to itself.
+        self.client.expect_answers(inbox, subscription._id)  # noqa: SLF001
 
     def _on_answer(self, subject: bytes, data: bytes, header: bytes) -> None:
         token = subject[len(self.reply_prefix) :]

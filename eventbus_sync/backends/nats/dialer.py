@@ -54,6 +54,7 @@ class Dialer:
         self._servers: dict[str, str | None] = dict.fromkeys(config.servers)
         self._backoff = 0.0
         self._connected_at = float("-inf")
+        self._useful = False
 
     async def dial(self) -> Connection:
         """Return a fresh connection, however long it takes."""
@@ -61,15 +62,23 @@ class Dialer:
             self._backoff = 0.0
         else:
             # The last one hardly lived. Without a pause, a server that takes us and
-            # throws us out again would be asked a thousand times a second.
+            # throws us out again would be asked a thousand times a second. If it was of
+            # use all the same, the pause does not grow: a network that flaps is up now.
+            if self._useful:
+                self._backoff = 0.0
             await self._pause()
         while True:
             connection = await self._round()
             if connection is not None:
                 self.reason = ""
                 self._connected_at = time.monotonic()
+                self._useful = False
                 return connection
             await self._pause()
+
+    def useful(self) -> None:
+        """The last connection has brought an answer of a stream."""
+        self._useful = True
 
     def note(self, error: EventBusError) -> None:
         """Keep why there is no connection."""

@@ -6,8 +6,9 @@ which they go out again after a reconnect. All of it lives on the loop thread.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from eventbus_sync.backends.nats.parser import NumberedAck
 from eventbus_sync.backends.nats.record import Record
 
 
@@ -37,6 +38,15 @@ class Pending:
     def pop(self, token: int) -> Record | None:
         """Take the record with *token* out for good; None if it is settled."""
         return self._records.pop(token, None)
+
+    def take(self, acks: Iterable[NumberedAck]) -> list[tuple[Record, bytes]]:
+        """Take the records of *acks* out for good, but those that are settled."""
+        pop = self._records.pop
+        return [
+            (record, body)
+            for token, body in acks
+            if (record := pop(token, None)) is not None
+        ]
 
     def interrupted(self) -> None:
         """The connection is gone, and all attempts with it."""

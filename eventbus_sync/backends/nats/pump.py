@@ -96,12 +96,14 @@ class Pump:
             self._probe,
         )
         self._connection: Connection | None = None
+        self._serving_since = float("inf")
         self._culprit = Culprit()
         self._stop = asyncio.Event()
         self._grace = 0.0
         self._looking: asyncio.Task[None] | None = None
         # The Listener's methods, without a detour for each acknowledgement.
         self.answered = self._answers.answered
+        self.acknowledged = self._answers.acknowledged
         self.batched = self._batches.answered
 
     # -- life --------------------------------------------------------------------------
@@ -145,6 +147,7 @@ class Pump:
     async def _use(self, connection: Connection) -> None:
         """Send on *connection* until it is lost or we stop."""
         self._connection = connection
+        self._serving_since = float("inf")
         try:
             self._sink.connected()
             await self._look_at_stream_first(connection)
@@ -154,6 +157,8 @@ class Pump:
             self._connection = None
             self._answers.interrupted()
             self._dialer.learn(connection)
+            if self._answers.last_at > self._serving_since:
+                self._dialer.useful()
             await connection.discard()
 
     def _reason(self) -> str:
@@ -171,7 +176,7 @@ class Pump:
 
     async def _serve(self, connection: Connection) -> None:
         """Write what there is, in order, until the connection is lost or we stop."""
-        self._answers.last_at = time.monotonic()
+        self._answers.last_at = self._serving_since = time.monotonic()
         self._sender.restart()
         if self._culprit.wanted:
             await self._sender.send_one_by_one(connection, self._culprit)

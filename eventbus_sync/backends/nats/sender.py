@@ -86,26 +86,24 @@ class Sender:
 
         Empty does not mean that there is nothing more to send: see ``idle``.
         """
-        parts: list[bytes] = []
-        size, now = 0, time.monotonic()
+        now = time.monotonic()
         # What goes again goes one by one: then it is known what was stored before.
-        together = not (self._again or self._gates) and self._batches.wanted(now)
-        chosen: list[Record] = []
-        most = BATCH_MESSAGES * (LARGER if together else 1)
-        room = BATCH_BYTES * (LARGER if together else 1)
-        for _ in range(0 if self._batches.open else most):
-            record = self._next_record() if size < room else None
-            if record is None:
-                break
-            if self._may_go(record, connection, now):
-                record.attempted(now)
-                size += record.size
-                if together:
-                    chosen.append(record)
-                else:
-                    parts += record.parts(connection.reply_prefix)
-        if chosen:
-            parts = self._batches.parts(chosen, connection.reply_prefix)
+        new = not (self._again or self._gates)
+        together = new and self._batches.wanted(now)
+        if self._batches.open:
+            parts, size = [], 0
+        elif together:
+            chosen, size = self._chosen(connection, now, LARGER)
+            parts = (
+                self._batches.parts(chosen, connection.reply_prefix) if chosen else []
+            )
+        elif new:
+            parts, size = self._new_parts(connection, now)
+        else:
+            chosen, size = self._chosen(connection, now)
+            parts = []
+            for record in chosen:
+                parts += record.parts(connection.reply_prefix)
         plain = self._handover.plain
         while plain and size < BATCH_BYTES:
             command, *content, end = plain_message(plain.popleft())
@@ -117,6 +115,47 @@ class Sender:
                 parts += (command, *content, end)
                 size += length
         return parts
+
+    def _new_parts(self, connection: Connection, now: float) -> tuple[list[bytes], int]:
+        """
+        Return the next messages and their size, while nothing older waits.
+
+        What ``_chosen`` does, but for what new events cannot be. Nearly all of them go
+        this way, so calls are saved.
+        """
+        events, add = self._handover.events, self._pending.add
+        prefix, largest = connection.reply_prefix, connection.max_payload
+        parts: list[bytes] = []
+        size = 0
+        for _ in range(BATCH_MESSAGES):
+            if size >= BATCH_BYTES or not events:
+                break
+            record = events.popleft()
+            add(record)
+            if record.size > largest:
+                self._refuse(record, _too_large(record.size, connection))
+                continue
+            record.outstanding = True
+            record.sent_at = record.written_at = now
+            size += record.size
+            parts += record.parts(prefix)
+        return parts, size
+
+    def _chosen(
+        self, connection: Connection, now: float, larger: int = 1
+    ) -> tuple[list[Record], int]:
+        """Return the next records to write, and their size."""
+        chosen: list[Record] = []
+        size = 0
+        for _ in range(BATCH_MESSAGES * larger):
+            record = self._next_record() if size < BATCH_BYTES * larger else None
+            if record is None:
+                break
+            if self._may_go(record, connection, now):
+                record.attempted(now)
+                size += record.size
+                chosen.append(record)
+        return chosen, size
 
     async def send_one_by_one(self, connection: Connection, culprit: Culprit) -> None:
         """
