@@ -102,8 +102,8 @@ IN_THE_BROKERS = [
         6,
         "NATS takes the newest first",
         _NATS_SENDER,
-        "            record = self._handover.events.popleft()\n",
-        "            record = self._handover.events.pop()\n",
+        "            record = events.popleft()\n",
+        "            record = events.pop()\n",
         [f"{_ON_NATS}promise_6_order_per_aggregate"],
     ),
     Breakage(
