@@ -13,10 +13,11 @@ from eventbus_sync.errors import (
     BusClosed,
     EventBusError,
 )
+from eventbus_sync.outbox.appetite import Appetite
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.hidden import HiddenRows
-from eventbus_sync.outbox.lines import Lease, size_of
+from eventbus_sync.outbox.lines import Lease
 from eventbus_sync.outbox.publishing import OVERDUE, Publisher
 from eventbus_sync.outbox.record import Claim
 from eventbus_sync.outbox.round import Round
@@ -40,8 +41,6 @@ LONGEST_BACKOFF: Final = 2.0
 #: Seconds between two looks at rows that an older transaction hides; at most, and less
 #: if ``poll_interval`` is: its end wakes nobody.
 LONGEST_HIDDEN_PAUSE: Final = 2.0
-#: Bytes of payload held beyond which no more rows are claimed.
-MOST_PAYLOAD: Final = 64 * 2**20
 
 
 class Claimer:
@@ -80,8 +79,7 @@ class Claimer:
         self._hidden = HiddenRows(store, settings.name)
         # The newest row that was ever claimed.
         self._newest = 0
-        # Bytes of payload in a row, as of the last claims.
-        self._row_size = 0.0
+        self._appetite = Appetite(settings.batch_size)
         self._backoff = FIRST_BACKOFF
         self._purge_at = float("inf") if settings.purge_after is None else clock()
         self._nudged = False
@@ -189,17 +187,10 @@ class Claimer:
             return 1
         if self._is_full():
             return 0
-        size = self._settings.batch_size
-        if self._row_size:
-            room = MOST_PAYLOAD - self._held.payload
-            size = min(size, max(1, int(room / self._row_size)))
-        return size
+        return self._appetite.rows(self._held.bytes)
 
     def _is_full(self) -> bool:
-        held = self._held
-        return (
-            held.held >= 2 * self._settings.batch_size or held.payload >= MOST_PAYLOAD
-        )
+        return self._appetite.is_sated(self._held.held, self._held.bytes)
 
     def _claim(self, limit: int) -> Claim:
         settings = self._settings
@@ -221,19 +212,23 @@ class Claimer:
         self._closed = closed
         self._left_out = closed if aggregates else None
         lease = Lease(uuid.uuid4().hex, time.monotonic() + settings.lease)
-        claim = self._store.claim(
-            lease.token,
-            limit=limit,
-            seconds=settings.lease,
-            scan_from=scan_from,
-            ordering=settings.ordering,
-            on_dead=settings.on_dead,
-            without=aggregates,
-        )
+        try:
+            claim = self._store.claim(
+                lease.token,
+                limit=limit,
+                seconds=settings.lease,
+                scan_from=scan_from,
+                ordering=settings.ordering,
+                on_dead=settings.on_dead,
+                without=aggregates,
+                max_bytes=self._appetite.bytes(self._held.bytes),
+            )
+        except Exception:
+            self._appetite.failed()
+            raise
+        self._appetite.took(claim.records)
         if claim.records:
             self._held.add(lease, claim.records)
-            size = sum(map(size_of, claim.records)) / len(claim.records)
-            self._row_size = max(size, self._row_size * 0.9)
         elif self._breaker.is_open:
             self._breaker.give_back_probe()
         self._round.note(claim, self._clock())

@@ -50,7 +50,7 @@ class HeldRows(Watched):
         self._marks = MarkQueue()
         self._rows_of: Counter[str] = Counter()
         self._held = 0
-        self._payload = 0
+        self._bytes = 0
         #: Set by ``stop``: nothing more goes out.
         self.stopped = False
         #: How often an aggregate was let go of: its later rows can be claimed now.
@@ -66,9 +66,9 @@ class HeldRows(Watched):
         return self._held
 
     @property
-    def payload(self) -> int:
-        """How many bytes of payload are held."""
-        return self._payload
+    def bytes(self) -> int:
+        """How many bytes of payloads and headers are held."""
+        return self._bytes
 
     @property
     def in_flight(self) -> int:
@@ -115,7 +115,7 @@ class HeldRows(Watched):
             self._lines.update(lines.values())
             self._ready.extend(lines.values())
             self._held += len(records)
-            self._payload += sum(map(size_of, records))
+            self._bytes += sum(map(size_of, records))
             self.counts.claimed += len(records)
             self._changed.wake_all_locked()
 
@@ -337,7 +337,7 @@ class HeldRows(Watched):
         if not lease.rows:
             del self._leases[record.lease]
         self._held -= 1
-        self._payload -= size_of(record)
+        self._bytes -= size_of(record)
         self._rows_of[record.aggregate_id] -= 1
         if not self._rows_of[record.aggregate_id]:
             del self._rows_of[record.aggregate_id]

@@ -60,9 +60,14 @@ class Flight:
 
 
 def size_of(record: OutboxRecord) -> int:
-    """Return about how many bytes the row takes; those of a damaged one do not count."""
+    """Return about how many bytes the row takes; what is damaged does not count."""
     payload: object = record.payload
-    return len(payload) if isinstance(payload, bytes | str) else 0
+    size = len(payload) if isinstance(payload, bytes | str) else 0
+    for name, value in record.headers.items():
+        size += len(name)
+        if isinstance(value, str):
+            size += len(value)
+    return size
 
 
 @attrs.define

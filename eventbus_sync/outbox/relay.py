@@ -55,9 +55,9 @@ class OutboxRelay:
         outbox: where the rows are, such as a ``SqlAlchemyOutbox``.
         bus: a bus that nobody else reads results of.
         name: begins the names of its threads and its lines in the log.
-        batch_size: rows per claim; at most three times as many are in memory. With
-            over 64 MiB of payloads in memory no more rows are claimed, and fewer at a
-            time when they are large.
+        batch_size: rows per claim; at most three times as many are in memory. Fewer
+            when they are large: at most 64 MiB of payloads and headers, and one row
+            more, are in memory.
         lease: seconds for which a claimed row is this relay's; renewed while it has
             it. A killed relay's rows come back after that.
         ordering: "aggregate": one event per aggregate in flight, so that their order

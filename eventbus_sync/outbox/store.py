@@ -17,6 +17,8 @@ The contract between the relay and a database. Numbered, and each sentence is te
 8. A database error leaves as ``StoreFailed``, with the driver's exception as its cause,
    and nothing changed, as far as is known: a connection that is lost while COMMIT runs
    leaves it open whether it was done.
+9. ``claim`` knows how many bytes rows have before it reads their payloads, and reads
+   those that it returns only: what a claim takes in memory has a bound.
 """
 
 from collections.abc import Collection, Sequence
@@ -50,6 +52,7 @@ class OutboxStore(Protocol):
         ordering: Ordering,
         on_dead: OnDead,
         without: Collection[str] = (),
+        max_bytes: int | None = None,
     ) -> Claim:
         """
         Lease up to *limit* rows that are due, the oldest first, for *seconds*.
@@ -66,6 +69,9 @@ class OutboxStore(Protocol):
             ordering: see sentence 4; with "none" every due row can be claimed.
             on_dead: whether a dead row holds its aggregate.
             without: aggregates of which the caller still has rows; left alone.
+            max_bytes: most bytes of payloads and headers together; None for any. The
+                first row is taken whatever it has. The others are found next, from
+                ``scanned_to`` on.
         """
 
     def renew(self, leases: Collection[str], *, seconds: float) -> int:

@@ -27,6 +27,7 @@ from support.outbox_rows import (
     statements,
     take,
     write,
+    write_large,
 )
 
 from eventbus_sync.errors import StoreFailed
@@ -345,3 +346,48 @@ class StoreConformance:
             "psycopg",
             "pymysql",
         }
+
+    # -- 9: bytes --------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("ordering", ["aggregate", "none"])
+    def test_9_a_claim_returns_what_fits_and_the_next_one_the_rest(
+        self, outbox: SqlAlchemyOutbox, ordering: str
+    ) -> None:
+        write_large(outbox, "a", "a", "b", "a", "b", "c", headers={"x": "y" * 900})
+        order = [row.position for row in outbox.rows()]
+        found: list[list[int]] = []
+        scan_from = 0
+        # 10 kB a row, and its headers: three are too much for 30 kB.
+        for most in (30_000, 0, 5_000, 90_000):
+            claim = take(outbox, scan_from=scan_from, ordering=ordering, max_bytes=most)
+            scan_from = claim.scanned_to
+            found.append([record.position for record in claim.records])
+            outbox.mark([published(record) for record in claim.records])
+        # The heads of the aggregates come first, as ever.
+        one = [0, 2] if ordering == "aggregate" else [0, 1]
+        two = [1] if ordering == "aggregate" else [2]
+        assert found[0] == [order[n] for n in one]
+        assert found[1] == [order[n] for n in two]
+        assert found[2] == [order[3]]
+        assert found[3] == [order[4], order[5]]
+        assert scan_from == 0
+        assert state_of(outbox) == ["published"] * 6
+
+    def test_9_what_does_not_fit_is_neither_leased_nor_read(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        write_large(outbox, *(f"a-{n}" for n in range(20)))
+        outbox.check_schema()  # the first call would, and be counted
+        with statements(outbox.engine) as seen:
+            few = take(outbox, max_bytes=55_000)
+        assert aggregates(few) == [f"a-{n}" for n in range(5)]
+        assert all(len(record.payload) == 10_002 for record in few.records)
+        assert len([x for x in seen if "BEGIN" not in x]) == self.claim_statements
+        # Another relay has it at once.
+        assert len(take(outbox, scan_from=few.scanned_to).records) == 15
+
+    def test_9_without_a_limit_all_are_taken(self, outbox: SqlAlchemyOutbox) -> None:
+        write_large(outbox, *(f"a-{n}" for n in range(20)))
+        assert len(take(outbox).records) == 20
+        expire(outbox)
+        assert len(take(outbox, max_bytes=10**9).records) == 20

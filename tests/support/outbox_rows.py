@@ -30,6 +30,13 @@ def write(outbox: SqlAlchemyOutbox, *aggregates: str, **more: Any) -> list[str]:
         ]
 
 
+def write_large(outbox: SqlAlchemyOutbox, *aggregates: str, **more: Any) -> None:
+    """Commit an event of 10,002 bytes for each of *aggregates*, in their order."""
+    large = [Envelope(one, "OrderCreated", 1, "x" * 10_000) for one in aggregates]
+    with outbox.engine.begin() as connection:
+        outbox.add_many(connection, "orders", large, **more)
+
+
 def take(outbox: SqlAlchemyOutbox, limit: int = 100, **more: Any) -> Claim:
     """Claim as a relay does by default, under a lease of its own."""
     wish: dict[str, Any] = {

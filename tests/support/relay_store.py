@@ -120,6 +120,7 @@ class MemoryStore:
         ordering: Ordering,
         on_dead: OnDead,
         without: Collection[str] = (),
+        max_bytes: int | None = None,
     ) -> Claim:
         if self.before_claim is not None:
             self.before_claim()
@@ -127,6 +128,7 @@ class MemoryStore:
             blocked = set(without)
             chosen: list[Row] = []
             due: list[float] = []
+            room = float("inf") if max_bytes is None else max_bytes
             for row in sorted(self.rows_by_id.values(), key=lambda r: r.position):
                 aggregate = row.envelope.aggregate_id
                 if row.state is RowState.DEAD and on_dead == "hold":
@@ -135,7 +137,9 @@ class MemoryStore:
                     continue
                 if ordering == "aggregate" and aggregate in blocked:
                     continue
-                if not row.free(now) or row.due > now or len(chosen) >= limit:
+                free = row.free(now) and row.due <= now
+                room -= len(row.envelope.payload) if free else 0
+                if not free or len(chosen) >= limit or (chosen and room < 0):
                     blocked.add(aggregate)
                     if row.due > now:
                         due.append(row.due - now)

@@ -42,6 +42,7 @@ from eventbus_sync.integrations.sqlalchemy import (
 )
 from eventbus_sync.integrations.sqlalchemy.choose import (
     Seen,
+    fitting,
     go_on_from,
     runs,
     share,
@@ -194,7 +195,18 @@ def test_heads_come_first() -> None:
     assert share(candidates, 2) == {1, 5}
     assert share(candidates, 5) == {1, 2, 3, 5, 6}
     assert share(candidates, 99) == {1, 2, 3, 4, 5, 6, 7}
-    assert without_holes(candidates, {1, 2, 4, 7}) == [1, 2]
+    assert without_holes(candidates, {1, 2, 4, 7}) == [[1, 2]]
+
+
+def test_what_fits_is_taken_in_the_same_order() -> None:
+    taken = [[1, 2, 3], [5], [6, 7]]
+    sizes = {1: 10, 2: 10, 3: 10, 5: 10, 6: 10, 7: 1}
+    assert fitting(taken, sizes, None) == {1, 2, 3, 5, 6, 7}
+    assert fitting(taken, sizes, 51) == {1, 2, 3, 5, 6, 7}
+    assert fitting(taken, sizes, 49) == {1, 2, 5, 6}  # not 7, which would make a hole
+    assert fitting(taken, sizes, 25) == {1, 5}
+    assert fitting(taken, sizes, 0) == {1}
+    assert fitting([], {}, 0) == set()
 
 
 def test_where_the_next_claim_goes_on() -> None:

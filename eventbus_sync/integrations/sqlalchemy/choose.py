@@ -1,6 +1,8 @@
 """Which of the rows seen a claim takes. Pure: no database."""
 
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -22,6 +24,7 @@ class Seen:
         free: nobody has a lease that stands.
         due_in: seconds until it is due; 0 or less if it is.
         visible: no transaction that is still open can have an older row.
+        size: its bytes, where it is known as early as this.
     """
 
     position: int
@@ -29,6 +32,7 @@ class Seen:
     free: bool
     due_in: float
     visible: bool
+    size: int = 0
 
     @property
     def claimable(self) -> bool:
@@ -85,15 +89,36 @@ def share(candidates: Iterable[Sequence[int]], limit: int) -> set[int]:
 
 def without_holes(
     candidates: Iterable[Sequence[int]], available: Collection[int]
-) -> list[int]:
+) -> list[list[int]]:
     """Return of each run the part before the first row that is not *available*."""
     kept = []
     for run in candidates:
-        for position in run:
-            if position not in available:
-                break
-            kept.append(position)
-    return sorted(kept)
+        part = list(itertools.takewhile(available.__contains__, run))
+        if part:
+            kept.append(part)
+    return kept
+
+
+def fitting(
+    runs: Iterable[Sequence[int]], sizes: Mapping[int, int], most: int | None
+) -> set[int]:
+    """
+    Return the positions that have up to *most* bytes together, in the order of ``share``.
+
+    The first of them is there whatever it has, or nobody would ever take it. What comes
+    behind one that is too much is left too, so that runs have no holes.
+    """
+    known = list(runs)
+    heads = sorted(run[0] for run in known)
+    rest = sorted(position for run in known for position in run[1:])
+    fit: set[int] = set()
+    total = 0
+    for position in (*heads, *rest):
+        total += sizes[position]
+        if fit and most is not None and total > most:
+            break
+        fit.add(position)
+    return fit
 
 
 def go_on_from(

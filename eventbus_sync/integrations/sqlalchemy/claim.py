@@ -5,15 +5,16 @@ rows that it takes.
 1. The window: pending rows from ``scan_from`` on, those that cannot be claimed among
    them, so that holes in a run are seen.
 2. The heads: which aggregates may be begun with.
-3. The lock: what was chosen, as far as nobody else is about to take it.
-4. The lease.
+3. The lock: what was chosen, as far as nobody else is about to take it, and how many
+   bytes each row has.
+4. The lease, and only now the payloads: of the rows that fit into the caller's memory.
 
 A window in which there is nothing to take is followed by a look for the next row that
 is due (``due_later.py``), so that a hundred thousand that are scheduled for next week
 do not have to be gone through.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -30,6 +31,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal,
     or_,
     select,
     true,
@@ -64,6 +66,7 @@ class Wish:
     ordering: Ordering
     on_dead: OnDead
     without: Collection[str]
+    max_bytes: int | None
 
 
 def is_visible(table: Table) -> ColumnElement[bool]:
@@ -121,7 +124,10 @@ def claim(
     size = choose.window_size(limit)
     check = ordered and database.name == "postgresql" and database.commit_order
     visible = is_visible(table) if check else true()
-    seen = _window(connection, table, visible, wish.scan_from, size)
+    # Who locks rows is told their sizes then: MariaDB reads a payload to measure it.
+    bytes_each = literal(0) if database.locks_rows else _bytes_of(table, func.length)
+    shown = (visible.label("visible"), bytes_each.label("bytes"))
+    seen = _window(connection, table, shown, wish.scan_from, size)
     unasked: list[list[int]] = []
     if ordered:
         runs = choose.by_age(choose.runs(seen, wish.without).values())
@@ -134,8 +140,14 @@ def claim(
             if row.claimable and row.aggregate_id not in outside
         ]
     chosen = choose.share(candidates, limit)
-    available = _locked(connection, database, table, chosen)
-    taken = choose.without_holes(candidates, available)
+    if database.locks_rows:
+        sizes = _locked(connection, table, chosen)
+    else:  # whoever writes is alone
+        sizes = {row.position: row.size for row in seen if row.position in chosen}
+    free = choose.without_holes(candidates, sizes)
+    taken = choose.fitting(free, sizes, wish.max_bytes)
+    # So that the next claim finds them.
+    chosen.difference_update(*({*run} - taken for run in free))
     claimable = [position for run in (*candidates, *unasked) for position in run]
     go_on = choose.go_on_from(seen, size, claimable, chosen)
     next_due = min(
@@ -176,7 +188,7 @@ def _beginnable(
 def _window(
     connection: Connection,
     table: Table,
-    visible: ColumnElement[bool],
+    shown: Iterable[ColumnElement[Any]],
     scan_from: int,
     size: int,
 ) -> list[choose.Seen]:
@@ -188,7 +200,7 @@ def _window(
             number(c.lease_until),
             number(c.next_attempt_at),
             now().label("now"),
-            visible.label("visible"),
+            *shown,
         )
         .where(c.state == PENDING, c.position > scan_from)
         .order_by(c.position)
@@ -201,10 +213,17 @@ def _window(
             until is None or until <= at,
             due - at,
             bool(is_visible),
+            bytes_each or 0,
         )
-        for position, aggregate_id, until, due, at, is_visible in connection.execute(
-            query
-        )
+        for (
+            position,
+            aggregate_id,
+            until,
+            due,
+            at,
+            is_visible,
+            bytes_each,
+        ) in connection.execute(query)
     ]
 
 
@@ -256,21 +275,33 @@ def is_claimable(table: Table) -> ColumnElement[bool]:
     )
 
 
+def _bytes_of(table: Table, measure: Callable[..., Any]) -> ColumnElement[int]:
+    """Return what a row will take in memory, in SQL that does not read its payload."""
+    payload, headers = table.c.payload, table.c.headers
+    in_headers = func.coalesce(measure(headers, type_=BigInteger), 0)
+    size: ColumnElement[int] = measure(payload, type_=BigInteger) + in_headers
+    return size
+
+
 def _locked(
-    connection: Connection, database: Database, table: Table, chosen: Collection[int]
-) -> Collection[int]:
-    """Lock what is still claimable and return it; who comes second gets the rest."""
-    if not chosen or not database.locks_rows:
-        return chosen
+    connection: Connection, table: Table, chosen: Collection[int]
+) -> dict[int, int]:
+    """
+    Lock what is still claimable; who comes second gets the rest.
+
+    Returns:
+        Their positions, and the bytes that each has.
+    """
     query = (
-        select(table.c.position)
+        select(table.c.position, _bytes_of(table, func.octet_length))
         .where(is_claimable(table))
         .order_by(table.c.position)
         .with_for_update(skip_locked=True)
     )
-    locked: set[int] = set()
+    locked: dict[int, int] = {}
     for some in parts(chosen):
-        locked.update(connection.scalars(query.where(among(table.c.position, some))))
+        these = connection.execute(query.where(among(table.c.position, some)))
+        locked.update((position, size) for position, size in these)
     return locked
 
 
@@ -278,7 +309,7 @@ def _lease(
     connection: Connection,
     database: Database,
     table: Table,
-    positions: Sequence[int],
+    positions: Collection[int],
     wish: Wish,
 ) -> tuple[OutboxRecord, ...]:
     c = table.c

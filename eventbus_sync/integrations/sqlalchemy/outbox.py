@@ -207,6 +207,7 @@ class SqlAlchemyOutbox:
         ordering: Ordering,
         on_dead: OnDead,
         without: Collection[str] = (),
+        max_bytes: int | None = None,
     ) -> Claim:
         """Lease up to *limit* rows that are due, the oldest first, for *seconds*."""
         wish = _claim.Wish(
@@ -217,6 +218,7 @@ class SqlAlchemyOutbox:
             ordering=ordering,
             on_dead=on_dead,
             without=without,
+            max_bytes=max_bytes,
         )
         if not self._database.locks_rows:
             # SQLite has one lock for all who write: an idle relay does not take it.

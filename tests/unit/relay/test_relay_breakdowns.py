@@ -17,14 +17,12 @@ from support.patience import SLACK, let_pass
 from support.relay_store import MemoryStore
 from support.relays import QUICK, Make, Stuck, events, run_of
 
-from eventbus_sync import Envelope
 from eventbus_sync.errors import BrokerFull, ConfigError, StoreFailed
 from eventbus_sync.outbox import (
     OutboxRelay,
     OutboxStats,
     ResultConsumer,
     RetryPolicy,
-    claiming,
 )
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
@@ -223,29 +221,6 @@ def test_an_outcome_in_the_channel_counts_before_it_is_missed(
     assert [mark.change for mark in held.take_marks()] == [Change.PUBLISH]
     publisher.sweep(-1.0)  # nothing is in flight any more
     assert held.take_marks() == []
-
-
-# -- how much --------------------------------------------------------------------------
-
-
-def test_large_payloads_are_claimed_a_few_at_a_time(
-    store: MemoryStore, bus: MemoryBus, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(claiming, "MOST_PAYLOAD", 20_000)
-    for number in range(40):
-        store.add("t", Envelope(f"k{number}", "E", 1, "x" * 5000))
-    relay = make(batch_size=10)
-    bus.broker.freeze()
-    relay.start()
-    eventually(lambda: relay.stats().held == 10, SLACK)
-    let_pass(0.2)
-    assert store.claims[0] == 10  # nobody can know before
-    assert relay.stats().held == 10
-    bus.broker.resume()
-    assert relay.drain(SLACK)
-    assert store.count(RowState.PUBLISHED) == 40
-    assert max(store.claims[1:]) <= 4
-    assert run_of(relay).held.payload == 0
 
 
 # -- rows that nobody may see yet ------------------------------------------------------
