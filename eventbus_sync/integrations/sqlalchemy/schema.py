@@ -17,6 +17,7 @@ from sqlalchemy.types import (
 )
 
 from eventbus_sync.errors import SchemaMismatch
+from eventbus_sync.integrations.sqlalchemy import keys
 from eventbus_sync.integrations.sqlalchemy.table import index_names
 
 
@@ -59,6 +60,8 @@ def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
     for name in _UNIQUE:
         if name not in unique:
             _refuse(table, name, "has no unique index of its own")
+    for name, problem in keys.problems(connection, inspector, table, found):
+        _refuse(table, name, problem)
 
 
 def check_indexes(connection: Connection, table: Table) -> None:
