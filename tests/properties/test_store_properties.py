@@ -110,13 +110,13 @@ class StoreMachine(RuleBasedStateMachine):
             pending = [row for row in mine if row.state is RowState.PENDING]
             if any(row.stands for row in pending):
                 continue
-            if on_dead == "hold" and any(row.state is RowState.DEAD for row in mine):
-                continue
-            run = []
-            for row in pending:
-                if row.waits:
+            run: list[Row] = []
+            for row in mine:
+                dead = row.state is RowState.DEAD and on_dead == "hold"
+                if dead or (row.state is RowState.PENDING and row.waits):
                     break
-                run.append(row)
+                if row.state is RowState.PENDING:
+                    run.append(row)
             if run:
                 runs.append(run)
         return sorted(runs, key=lambda run: run[0].position)
