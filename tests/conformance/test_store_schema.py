@@ -1,11 +1,16 @@
 """What check_schema refuses on each database: rows without numbers, or taken for others."""
 
+import threading
+
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from sqlalchemy import Connection, text
-from support.outbox_rows import take, write
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import OperationalError
+from support.databases import an_engine
+from support.outbox_rows import an_event, take, write
 
 from eventbus_sync.errors import SchemaMismatch
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
@@ -151,3 +156,84 @@ def test_texts_are_compared_by_their_bytes(
 
 def test_what_create_all_makes_is_as_it_must_be(outbox: SqlAlchemyOutbox) -> None:
     outbox.check_schema()
+
+
+# -- create_all --------------------------------------------------------------------------
+
+
+def test_create_all_checks_what_is_there(sqlite_outbox: SqlAlchemyOutbox) -> None:
+    with sqlite_outbox.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE eventbus_outbox DROP COLUMN headers"))
+    with pytest.raises(SchemaMismatch, match="column headers"):
+        sqlite_outbox.create_all()
+
+
+@pytest.mark.parametrize("first", ["table", "index"])
+def test_create_all_where_somebody_is_faster(
+    outbox: SqlAlchemyOutbox, first: str
+) -> None:
+    """What it was about to make is there when it comes to it."""
+    other = SqlAlchemyOutbox(outbox.engine, notify=False)
+    told: list[str] = []
+
+    def be_faster(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lstrip().startswith(f"CREATE {first.upper()}") and not told:
+            told.append(statement)
+            with an_engine(url) as engine:
+                SqlAlchemyOutbox(engine).create_all()
+
+    url = outbox.engine.url.render_as_string(hide_password=False)
+    if first == "table":
+        outbox.table.drop(outbox.engine)
+    else:
+        for index in outbox.table.indexes:
+            index.drop(outbox.engine)
+    event.listen(outbox.engine, "before_cursor_execute", be_faster)
+    other.create_all()
+    assert told
+    other.check_schema()
+
+
+def test_create_all_at_once(outbox: SqlAlchemyOutbox) -> None:
+    url = outbox.engine.url.render_as_string(hide_password=False)
+    outbox.table.drop(outbox.engine)
+    start = threading.Barrier(4)
+
+    def create() -> None:
+        with an_engine(url) as engine:
+            start.wait()
+            SqlAlchemyOutbox(engine).create_all()
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(create) for _ in range(4)]:
+            done.result()
+    outbox.check_schema()
+
+
+def test_create_all_gives_up_where_it_gets_no_further(
+    sqlite_outbox: SqlAlchemyOutbox,
+) -> None:
+    url = f"{sqlite_outbox.engine.url}?timeout=0.05"
+    sqlite_outbox.table.indexes.copy().pop().drop(sqlite_outbox.engine)
+    with an_engine(url) as engine, sqlite_outbox.engine.connect() as writer:
+        sqlite_outbox.add(writer, "t", an_event())
+        with pytest.raises(OperationalError, match="locked"):
+            SqlAlchemyOutbox(engine).create_all()
+
+
+def test_the_table_may_go_while_indexes_are_made(
+    sqlite_outbox: SqlAlchemyOutbox,
+) -> None:
+    """Then it is made anew."""
+    sqlite_outbox.table.indexes.copy().pop().drop(sqlite_outbox.engine)
+    dropped: list[str] = []
+
+    @event.listens_for(sqlite_outbox.engine, "before_cursor_execute")
+    def drop(_c: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("CREATE INDEX") and not dropped:
+            dropped.append(statement)
+            cursor.execute("DROP TABLE eventbus_outbox")
+
+    SqlAlchemyOutbox(sqlite_outbox.engine).create_all()
+    assert dropped
+    sqlite_outbox.check_schema()
