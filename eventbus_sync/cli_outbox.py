@@ -155,15 +155,14 @@ def _list(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
 
 def _requeue(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
     done = outbox.requeue(None if arguments.all else arguments.ids)
-    overtaken = set(done.overtaken)
-    _print(
-        [
-            f"{event_id}  later events of its aggregate were published already"
-            if event_id in overtaken
-            else event_id
-            for event_id in done.event_ids
-        ]
+    said = dict.fromkeys(
+        done.perhaps_overtaken,
+        "  perhaps later events of its aggregate were published and purged",
     )
+    said |= dict.fromkeys(
+        done.overtaken, "  later events of its aggregate were published already"
+    )
+    _print([event_id + said.get(event_id, "") for event_id in done.event_ids])
     return _told(arguments.ids, done.event_ids, "requeued")
 
 

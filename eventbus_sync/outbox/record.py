@@ -235,7 +235,11 @@ class Requeued:
         event_ids: the rows that are pending again.
         overtaken: those of them after which later events of the same aggregate were
             published already, or are in flight with a relay: their order is lost.
+        perhaps_overtaken: the others of which that cannot be excluded, since such events
+            may have been published and purged: no published row is left of the time
+            before they were written.
     """
 
     event_ids: tuple[str, ...]
     overtaken: tuple[str, ...]
+    perhaps_overtaken: tuple[str, ...] = ()

@@ -62,8 +62,8 @@ class OutboxRelay:
             it. A killed relay's rows come back after that.
         ordering: "aggregate": one event per aggregate in flight, so that their order
             is kept whatever fails. "none": all at once.
-        on_dead: what a dead row means for its aggregate. "hold": nothing of it is
-            published until the row is requeued or discarded. "skip": it goes on.
+        on_dead: what a dead row means for later rows of its aggregate. "hold": none is
+            published until the row is requeued or discarded. "skip": they go on.
         retry: how often and how long an event is tried.
         poll_interval: the longest pause between two looks for new rows, where the
             database sends no notifications. Longer, up to 30 seconds, after a look

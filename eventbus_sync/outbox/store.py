@@ -8,8 +8,8 @@ The contract between the relay and a database. Numbered, and each sentence is te
 3. A lease ends by the database's clock; the clocks of hosts do not matter.
 4. With ``ordering="aggregate"`` a claim holds, for each aggregate, a gapless run of rows
    that begins with its oldest unpublished one. An aggregate is left alone while
-   another claim has rows of it, while its oldest row waits for its next attempt, or
-   while it has a dead row (``on_dead="hold"``).
+   another claim has rows of it, or while its oldest row waits for its next attempt. A
+   dead row holds all rows behind it (``on_dead="hold"``), and none before it.
 5. ``mark`` moves a whole batch in one statement for each kind of change, two at most,
    and returns which rows moved; the others had lost their lease.
 6. What is not there any more is no error: marks and releases of purged rows do nothing.
@@ -67,7 +67,7 @@ class OutboxStore(Protocol):
             seconds: how long the lease stands.
             scan_from: rows up to this position are not looked at; 0 for none.
             ordering: see sentence 4; with "none" every due row can be claimed.
-            on_dead: whether a dead row holds its aggregate.
+            on_dead: whether a dead row holds the later ones of its aggregate.
             without: aggregates of which the caller still has rows; left alone.
             max_bytes: most bytes of payloads and headers together; None for any. The
                 first row is taken whatever it has. The others are found next, from

@@ -2,6 +2,7 @@
 
 from support.outbox_rows import (
     buried,
+    expire,
     let_time_pass,
     published,
     released,
@@ -36,6 +37,43 @@ class OperateConformance:
             (b.position, 0),
             (c.position, 0),
         ]
+
+    def test_requeue_says_what_a_purge_may_have_hidden(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        write(outbox, "z")
+        outbox.mark([published(take(outbox).records[0])])
+        let_time_pass(outbox, 10)
+        write(outbox, "a", "a", "b")
+        a1, a2, b = take(outbox).records
+        outbox.mark([buried(a1), published(a2), buried(b)])
+        # What was published before they were written is there; so is what came later.
+        done = outbox.requeue()
+        assert (done.overtaken, done.perhaps_overtaken) == ((a1.event_id,), ())
+        again = take(outbox).records
+        outbox.mark([buried(record) for record in again])
+        assert outbox.purge(older_than=5, limit=10) == 1  # of z
+        done = outbox.requeue()
+        assert done.overtaken == (a1.event_id,)
+        assert done.perhaps_overtaken == (b.event_id,)
+        outbox.mark([buried(record) for record in take(outbox).records])
+        assert outbox.purge(older_than=-1, limit=10) == 1  # of a
+        done = outbox.requeue()
+        assert (done.overtaken, done.perhaps_overtaken) == (
+            (),
+            (a1.event_id, b.event_id),
+        )
+
+    def test_purge_takes_the_oldest_first(self, outbox: SqlAlchemyOutbox) -> None:
+        ids = write(outbox, "a", "b", "c")
+        for n in (1, 2, 0):
+            [record] = [r for r in take(outbox).records if r.event_id == ids[n]]
+            outbox.mark([published(record)])
+            expire(outbox)
+            let_time_pass(outbox, 10)
+        for n in (1, 2, 0):
+            assert outbox.purge(older_than=-1, limit=1) == 1
+            assert ids[n] not in [row.event_id for row in outbox.rows()]
 
     def test_requeue_and_discard_wake_relays(self, outbox: SqlAlchemyOutbox) -> None:
         """Where a notification can: the rows can go now, or what they held."""

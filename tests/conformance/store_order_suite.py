@@ -90,6 +90,23 @@ class OrderConformance:
         outbox.discard([a1.event_id])
         assert aggregates(take(outbox, on_dead="hold")) == ["a", "b"]
 
+    def test_4_a_dead_row_holds_nothing_that_is_older(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """So a row that was requeued need not wait for a younger one's decision."""
+        write(outbox, "a", "b", "a", "a", "b", "a")
+        a1, b1, a2, a3, b2, a4 = take(outbox).records
+        outbox.mark([buried(a1), buried(a3), *map(released, (b1, a2, b2, a4))])
+        assert outbox.requeue([a1.event_id]).event_ids == (a1.event_id,)
+        claim = take(outbox)
+        ours = [record.position for record in claim.records]
+        assert ours == [a1.position, b1.position, a2.position, b2.position]
+        assert claim.scanned_to == 0  # what a dead row holds is not looked for again
+        outbox.mark([published(record) for record in claim.records])
+        assert take(outbox).records == ()
+        outbox.discard([a3.event_id])
+        assert aggregates(take(outbox)) == ["a"]
+
     def test_4_the_head_before_scan_from_counts(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a", "b", "a", "c")
         second = outbox.rows()[1].position

@@ -280,6 +280,25 @@ class WriteConformance:
             with pytest.raises(EnvelopeError, match="no JSON object"):
                 check_extra_headers(record.headers)
 
+    def test_ids_and_keys_have_no_blanks_at_their_ends(
+        self, outbox: SqlAlchemyOutbox
+    ) -> None:
+        """MariaDB would take "k " for "k", and add nothing."""
+        with outbox.engine.begin() as connection:
+            outbox.add(connection, "t", an_event(event_id="e 1"), idempotency_key="k 1")
+            for text in ("k 1 ", " k 1", " "):
+                with pytest.raises(EnvelopeError, match="blank") as caught:
+                    outbox.add(connection, "t", an_event(), idempotency_key=text)
+                assert caught.value.field == "idempotency_key"
+            for text in ("e 1 ", " e"):
+                padded = an_event(event_id=text)
+                with pytest.raises(EnvelopeError, match="blank") as caught:
+                    outbox.add(connection, "t", padded)
+                assert caught.value.field == "event_id"
+                with pytest.raises(EnvelopeError, match="blank"):
+                    outbox.add_many(connection, "t", [an_event(), padded])
+        assert [row.event_id for row in outbox.rows()] == ["e 1"]
+
     def test_add_many_keeps_the_order(self, outbox: SqlAlchemyOutbox) -> None:
         events = [an_event(f"a-{n % 3}") for n in range(2500)]
         with outbox.engine.begin() as connection:

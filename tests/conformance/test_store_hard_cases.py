@@ -265,6 +265,27 @@ def test_a_lease_left_on_a_settled_row_is_nobodys(outbox: SqlAlchemyOutbox) -> N
     assert outbox.requeue().overtaken == ()
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+def test_a_purge_takes_nothing_newer_than_what_somebody_locks(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    """Nor waits for it: what is left shows requeue that nothing newer was purged."""
+    outbox: SqlAlchemyOutbox = request.getfixturevalue(f"{database}_outbox")
+    ids = write(outbox, "a", "b", "c")
+    for event_id in ids:
+        [record] = [r for r in take(outbox).records if r.event_id == event_id]
+        outbox.mark([published(record)])
+        expire(outbox)
+        let_time_pass(outbox, 10)
+    rows = outbox.table
+    with outbox.engine.connect() as reader:
+        second = rows.select().where(rows.c.event_id == ids[1])
+        assert reader.execute(second.with_for_update(read=True)).all()
+        assert outbox.purge(older_than=0, limit=10) == 1
+        assert [row.event_id for row in outbox.rows()] == ids[1:]
+    assert outbox.purge(older_than=0, limit=10) == 2
+
+
 # -- what is seen of others' transactions ----------------------------------------------
 
 

@@ -81,6 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.outbox = SqlAlchemyOutbox(self.engine)
         self.outbox.create_all()
         self.rows: dict[int, Row] = {}
+        self.purged: list[Row] = []
         self.claims = 0
 
     def teardown(self) -> None:
@@ -110,13 +111,13 @@ class StoreMachine(RuleBasedStateMachine):
             pending = [row for row in mine if row.state is RowState.PENDING]
             if any(row.stands for row in pending):
                 continue
-            if on_dead == "hold" and any(row.state is RowState.DEAD for row in mine):
-                continue
-            run = []
-            for row in pending:
-                if row.waits:
+            run: list[Row] = []
+            for row in mine:
+                dead = row.state is RowState.DEAD and on_dead == "hold"
+                if dead or (row.state is RowState.PENDING and row.waits):
                     break
-                run.append(row)
+                if row.state is RowState.PENDING:
+                    run.append(row)
             if run:
                 runs.append(run)
         return sorted(runs, key=lambda run: run[0].position)
@@ -217,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def check_requeued(self, ids: list[str] | None) -> None:
         done = self.outbox.requeue(ids)
-        expected, overtaken = [], []
+        expected, overtaken, unseen = [], [], set()
         for row in self.rows.values():
             wanted = ids is None or row.event_id in ids
             if wanted and row.move(Change.REQUEUE):
@@ -230,8 +231,15 @@ class StoreMachine(RuleBasedStateMachine):
                     for other in self.rows.values()
                 ):
                     overtaken.append(row.event_id)
+                elif any(
+                    other.aggregate == row.aggregate and other.position > row.position
+                    for other in self.purged
+                ):
+                    unseen.add(row.event_id)
         assert done.event_ids == tuple(expected)
         assert done.overtaken == tuple(overtaken)
+        # Never silent about what was purged.
+        assert unseen <= set(done.perhaps_overtaken) <= set(expected) - set(overtaken)
 
     @rule(record=records)
     def discard(self, record: OutboxRecord) -> None:
@@ -240,16 +248,22 @@ class StoreMachine(RuleBasedStateMachine):
         gone = self.outbox.discard([record.event_id])
         assert gone == ((record.event_id,) if moved else ())
 
-    @rule()
-    def purge(self) -> None:
+    @rule(limit=st.sampled_from([1, 2, 1000]))
+    def purge(self, limit: int) -> None:
         settled = [
             row.position
             for row in self.rows.values()
             if row.state in {RowState.PUBLISHED, RowState.DISCARDED}
         ]
-        assert self.outbox.purge(older_than=-FAR, limit=1000) == len(settled)
-        for position in settled:
-            del self.rows[position]
+        gone = self.outbox.purge(older_than=-FAR, limit=limit)
+        assert gone == min(limit, len(settled))
+        left = {row.position for row in self.outbox.rows(limit=10_000)}
+        purged = [position for position in settled if position not in left]
+        assert len(purged) == gone
+        for position in purged:
+            row = self.rows.pop(position)
+            if row.state is RowState.PUBLISHED:
+                self.purged.append(row)
 
     @invariant()
     def the_same_rows(self) -> None:

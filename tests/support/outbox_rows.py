@@ -85,7 +85,10 @@ def set_rows(outbox: SqlAlchemyOutbox, **values: Any) -> None:
 def let_time_pass(outbox: SqlAlchemyOutbox, seconds: float) -> None:
     """Move all times of the table so far into the past."""
     c = outbox.table.c
-    names = ("created_at", "due_at", "failing_since", "next_attempt_at", "lease_until")
+    names = (
+        *("created_at", "due_at", "failing_since"),
+        *("next_attempt_at", "lease_until", "settled_at"),
+    )
     set_rows(outbox, **{name: c[name] - seconds for name in names})
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from sqlalchemy import create_engine, text
 from support.eventually import eventually
-from support.outbox_rows import expire, take
+from support.outbox_rows import expire, let_time_pass, take
 
 from eventbus_sync import (
     Envelope,
@@ -136,6 +136,10 @@ def test_list(run: Run, outbox: SqlAlchemyOutbox) -> None:
 
 
 def test_requeue(run: Run, outbox: SqlAlchemyOutbox) -> None:
+    # What is there of the time before shows that nothing was purged since.
+    add(outbox, "z-1")
+    relayed(outbox)
+    let_time_pass(outbox, 1)
     add(outbox, "a-1", "b-1", "c-1")
     relayed(outbox, dead=2)
     code, out, err = run("requeue", "a-1", "nobody")
@@ -144,7 +148,7 @@ def test_requeue(run: Run, outbox: SqlAlchemyOutbox) -> None:
     assert run("requeue", "--all") == (0, "b-1\n", "requeued 1 row\n")
     assert run("requeue", "--all") == (1, "", "requeued 0 rows\n")
     relayed(outbox)
-    assert outbox.stats().published == 3
+    assert outbox.stats().published == 4
 
 
 def test_requeue_says_when_the_order_is_lost(
@@ -158,6 +162,11 @@ def test_requeue_says_when_the_order_is_lost(
     code, out, _ = run("requeue", "a-1")
     assert code == 0
     assert "later events of its aggregate were published already" in out
+    outbox.purge(older_than=-1, limit=10)
+    relayed(outbox, dead=1)
+    code, out, _ = run("requeue", "--all")
+    said = "a-1  perhaps later events of its aggregate were published and purged\n"
+    assert (code, out) == (0, said)
 
 
 def test_discard_lets_the_aggregate_go_on(run: Run, outbox: SqlAlchemyOutbox) -> None:

@@ -267,7 +267,8 @@ def test_the_wrong_column_is_named(
     engine = create_engine(sqlite_url)
     ours = outbox_table(MetaData()).columns
     columns = [wrong._copy() if c.name == wrong.name else c._copy() for c in ours]
-    Table("eventbus_outbox", MetaData(), *columns).create(engine)
+    named: Any = {"sqlite_autoincrement": True}
+    Table("eventbus_outbox", MetaData(), *columns, **named).create(engine)
     outbox = SqlAlchemyOutbox(engine)
     with pytest.raises(SchemaMismatch, match=problem) as caught:
         take(outbox)

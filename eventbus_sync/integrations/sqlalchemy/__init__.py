@@ -12,7 +12,7 @@ The outbox in SQLAlchemy 2, for SQLite, PostgreSQL and MariaDB or MySQL.
     operate.py     what operators do and see
     database.py    short transactions, and what differs between databases
     listen.py      PostgreSQL says when there is something to do
-    schema.py      is the table as it must be?
+    schema.py      is the table as it must be? (keys.py: are rows numbered, told apart?)
     clock.py       SQL that each database says in its own words
 """
 

@@ -14,6 +14,8 @@ is due (``due_later.py``), so that a hundred thousand that are scheduled for nex
 do not have to be gone through.
 """
 
+import math
+
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -32,6 +34,7 @@ from sqlalchemy import (
     case,
     func,
     literal,
+    null,
     or_,
     select,
     true,
@@ -179,8 +182,9 @@ def _beginnable(
     asked = 0
     while asked < len(runs) and len(found) < limit:
         some = runs[asked : asked + limit]
-        first = _heads(connection, table, [run[0] for run in some], on_dead)
-        found += [run for run in some if run[0] in first]
+        ends = _heads(connection, table, [run[0] for run in some], on_dead)
+        cut = ([one for one in run if one < ends.get(run[0], 0)] for run in some)
+        found += filter(None, cut)
         asked += limit
     return found, list(runs[asked:])
 
@@ -229,8 +233,11 @@ def _window(
 
 def _heads(
     connection: Connection, table: Table, heads: Sequence[int], on_dead: OnDead
-) -> set[int]:
-    """Return which of *heads* are the oldest of an aggregate that can be begun with."""
+) -> dict[int, float]:
+    """
+    Return which of *heads* are the oldest of an aggregate that can be begun with, and
+    for each of them the position of the first dead row, which holds what is behind it.
+    """
     head, other, leased, dead = (
         table.alias(name) for name in ("head", "other", "leased", "dead")
     )
@@ -253,15 +260,17 @@ def _heads(
     in_use = select(leased.c.aggregate_id).where(
         leased.c.lease > "", number(leased.c.lease_until) > now()
     )
-    query = select(head.c.position).where(
+    end = first(dead, DEAD) if on_dead == "hold" else null()
+    query = select(head.c.position, end).where(
         head.c.position == first(other, PENDING),
         head.c.aggregate_id.not_in(in_use),
     )
-    if on_dead == "hold":
-        query = query.where(first(dead, DEAD).is_(None))
-    found: set[int] = set()
+    found: dict[int, float] = {}
     for some in parts(heads):
-        found.update(connection.scalars(query.where(among(head.c.position, some))))
+        for position, dead_at in connection.execute(
+            query.where(among(head.c.position, some))
+        ):
+            found[position] = math.inf if dead_at is None else dead_at
     return found
 
 

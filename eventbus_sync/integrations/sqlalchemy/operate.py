@@ -1,5 +1,7 @@
 """What operators do with the outbox, and what they see of it."""
 
+import itertools
+
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -54,22 +56,43 @@ def purge(
     older_than: float,
     limit: int,
 ) -> int:
-    """Do what ``OutboxStore.purge`` says."""
+    """
+    Do what ``OutboxStore.purge`` says, strictly the oldest first.
+
+    So what is left tells of what time nothing was purged: ``requeue`` relies on it.
+    """
     c = table.c
-    query = (
-        select(c.position)
-        .where(c.state.in_(_SETTLED), c.settled_at < now() - older_than)
-        .limit(limit)
-    )
-    if database.locks_rows:
-        query = query.with_for_update(skip_locked=True)
-    positions = list(connection.scalars(query))
+    positions: list[int] = []
+    for state in _SETTLED:
+        query = (
+            select(c.position)
+            .where(c.state == state, c.settled_at < now() - older_than)
+            .order_by(c.settled_at)
+            .limit(limit - len(positions))
+        )
+        oldest = connection.scalars(query).all()
+        positions += _before_locked(connection, database, table, oldest)
     gone = 0
     for start in range(0, len(positions), _CHUNK):
         some = positions[start : start + _CHUNK]
         statement = delete(table).where(c.position.in_(some), c.state.in_(_SETTLED))
         gone += connection.execute(statement).rowcount
     return gone
+
+
+def _before_locked(
+    connection: Connection, database: Database, table: Table, positions: Sequence[int]
+) -> Sequence[int]:
+    """Lock *positions* up to the first that somebody else has, or that is gone."""
+    if not database.locks_rows:
+        return positions
+    c = table.c
+    locked: set[int] = set()
+    for start in range(0, len(positions), _CHUNK):
+        some = positions[start : start + _CHUNK]
+        query = select(c.position).where(c.position.in_(some))
+        locked.update(connection.scalars(query.with_for_update(skip_locked=True)))
+    return list(itertools.takewhile(locked.__contains__, positions))
 
 
 def stats(
@@ -201,6 +224,7 @@ def requeue(
             dead.c.position,
             dead.c.event_id,
             dead.c.aggregate_id,
+            number(dead.c.created_at).label("created_at"),
             passed.label("passed"),
         )
         .where(dead.c.state == DEAD)
@@ -208,6 +232,7 @@ def requeue(
     )
     found = _of_ids(connection, database, query, dead.c.event_id, event_ids)
     in_flight = _in_flight(connection, table) if found else {}
+    nothing_purged_since = _first_published(connection, table) if found else None
     values = {
         "state": PENDING,
         "attempts": 0,
@@ -219,14 +244,31 @@ def requeue(
         "lease_until": null(),
     }
     _move(connection, table, found, values)
-    return Requeued(
-        tuple(to_show(row.event_id) for row in found),
-        tuple(
-            to_show(row.event_id)
-            for row in found
-            if max(row.passed or 0, in_flight.get(row.aggregate_id, 0)) > row.position
-        ),
+    overtaken, perhaps = [], []
+    for row in found:
+        if max(row.passed or 0, in_flight.get(row.aggregate_id, 0)) > row.position:
+            overtaken.append(to_show(row.event_id))
+        elif nothing_purged_since is None or nothing_purged_since >= row.created_at:
+            perhaps.append(to_show(row.event_id))
+    event_ids = tuple(to_show(row.event_id) for row in found)
+    return Requeued(event_ids, tuple(overtaken), tuple(perhaps))
+
+
+def _first_published(connection: Connection, table: Table) -> float | None:
+    """
+    Return when the first of the published rows was published that are still there.
+
+    Whatever was published later is there, too. What a dead row was overtaken by was
+    published after that row was written, since it has a higher position.
+    """
+    c = table.c
+    query = (
+        select(number(c.settled_at))
+        .where(c.state == RowState.PUBLISHED.value, c.settled_at > 0)
+        .order_by(c.settled_at)
+        .limit(1)
     )
+    return connection.scalar(query)
 
 
 def _in_flight(connection: Connection, table: Table) -> dict[str, int]:

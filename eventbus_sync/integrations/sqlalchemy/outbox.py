@@ -112,14 +112,13 @@ class SqlAlchemyOutbox:
         """
         Create the table and its indexes, as far as they are not there.
 
+        Several processes may do so at once.
+
         Raises:
             SchemaMismatch: there is a table of this name with other columns.
         """
-        self.table.metadata.create_all(self.engine, [self.table])
-        with self.engine.begin() as connection:
-            for index in _schema.missing_indexes(connection, self.table):
-                self._check(connection)
-                index.create(connection)
+        in_order = self._database.commit_order
+        _schema.create(self.engine, self.table, commit_order=in_order)
 
     # -- the write side --------------------------------------------------------------
 

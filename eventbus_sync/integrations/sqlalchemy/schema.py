@@ -1,10 +1,13 @@
 """Is the table as this version needs it? Says which column is not."""
 
+import math
+
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import Connection, Index, Table, inspect
+from sqlalchemy import Connection, Engine, Index, Table, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import (
     Double,
     Float,
@@ -17,6 +20,7 @@ from sqlalchemy.types import (
 )
 
 from eventbus_sync.errors import SchemaMismatch
+from eventbus_sync.integrations.sqlalchemy import keys
 from eventbus_sync.integrations.sqlalchemy.table import index_names
 
 
@@ -25,6 +29,44 @@ _DEFAULTS: Final = ("state", "attempts", "created_at")
 _UNIQUE: Final = ("event_id", "idempotency_key")
 # In more digits than this a moment of this century has microseconds.
 _ENOUGH_BITS: Final = 53
+
+
+def create(engine: Engine, table: Table, *, commit_order: bool) -> None:
+    """
+    Create *table* and its indexes, as far as they are not there.
+
+    Raises:
+        SchemaMismatch: there is a table of this name with other columns.
+    """
+    left = math.inf
+    while True:
+        try:
+            _create(engine, table, commit_order=commit_order)
+        except DBAPIError:
+            # Perhaps somebody else makes them at the same time, and was first. Each of
+            # them says that in its own words; so look whether there is less to do.
+            with engine.connect() as connection:
+                missing = _count_missing(connection, table)
+            if missing >= left:
+                raise
+            left = missing
+        else:
+            return
+
+
+def _create(engine: Engine, table: Table, *, commit_order: bool) -> None:
+    table.metadata.create_all(engine, [table])
+    with engine.begin() as connection:
+        check(connection, table, commit_order=commit_order)
+        for index in missing_indexes(connection, table):
+            index.create(connection)
+
+
+def _count_missing(connection: Connection, table: Table) -> int:
+    """Return how much there is to make: the table, or indexes of it."""
+    if not inspect(connection).has_table(table.name, schema=table.schema):
+        return 1 + len(table.indexes)
+    return len(missing_indexes(connection, table))
 
 
 def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
@@ -59,6 +101,8 @@ def check(connection: Connection, table: Table, *, commit_order: bool) -> None:
     for name in _UNIQUE:
         if name not in unique:
             _refuse(table, name, "has no unique index of its own")
+    for name, problem in keys.problems(connection, inspector, table, found):
+        _refuse(table, name, problem)
 
 
 def check_indexes(connection: Connection, table: Table) -> None:

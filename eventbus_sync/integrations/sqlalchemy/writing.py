@@ -97,7 +97,7 @@ def row_of(
         raise EnvelopeError(msg, field="topic")
     due = None if not_before is None else _moment(not_before)
     return {
-        "event_id": to_column("event_id", envelope.event_id),
+        "event_id": _unique("event_id", envelope.event_id),
         "topic": to_column("topic", topic),
         "aggregate_id": envelope.aggregate_id,
         "event_type": to_column("event_type", envelope.event_type),
@@ -131,7 +131,19 @@ def _key(idempotency_key: object) -> str | None:
     if not isinstance(idempotency_key, str) or not idempotency_key:
         msg = f"idempotency_key is {idempotency_key!r}: pass a text, or None for none"
         raise EnvelopeError(msg, field="idempotency_key")
-    return to_column("idempotency_key", idempotency_key)
+    return _unique("idempotency_key", idempotency_key)
+
+
+def _unique(field: str, text: str) -> str:
+    """Return *text* as it is stored, if every database tells it from all others."""
+    if text != text.strip(" "):
+        # MariaDB takes "k " for "k"; the same code shall do the same everywhere.
+        msg = (
+            f"{field} is {text[:80]!r}: pass one without blanks at its ends, since for "
+            "some databases those at the end do not count"
+        )
+        raise EnvelopeError(msg, field=field)
+    return to_column(field, text)
 
 
 def _traced(headers: Any) -> Any:
