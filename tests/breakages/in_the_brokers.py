@@ -7,6 +7,7 @@ _NATS_ACK = "eventbus_sync/backends/nats/ack.py"
 _NATS_BATCHES = "eventbus_sync/backends/nats/batches.py"
 _NATS_CULPRIT = "eventbus_sync/backends/nats/culprit.py"
 _NATS_PENDING = "eventbus_sync/backends/nats/pending.py"
+_NATS_REFUSALS = "eventbus_sync/backends/nats/refusals.py"
 _NATS_SENDER = "eventbus_sync/backends/nats/sender.py"
 _NATS_RECORD = "eventbus_sync/backends/nats/record.py"
 _NATS_WORKERS = "eventbus_sync/backends/nats/workers.py"
@@ -38,6 +39,14 @@ IN_THE_BROKERS = [
         "            if ack is not None and number <= stored:\n",
         "            if ack is not None or number <= stored:\n",
         [f"{_IN_BATCHES}1_and_6_one_event_too_large_for_the_stream"],
+    ),
+    Breakage(
+        1,
+        "a refusal by permissions is put down to the oldest event",
+        _NATS_REFUSALS,
+        "            if len(unanswered) <= doubt.sure:\n",
+        "            unanswered = unanswered[: doubt.sure]\n            if unanswered:\n",
+        [f"{_HOSTILE_NATS}a_refusal_that_overtakes_an_ack"],
     ),
     # -- promise 5: stored once --------------------------------------------------------
     Breakage(

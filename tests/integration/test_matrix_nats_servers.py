@@ -5,6 +5,7 @@ Four threads publish to it meanwhile, and each line ends with the books. Servers
 killed, frozen and restarted under load are in ``test_fault_matrix.py``.
 """
 
+import contextlib
 import os
 import signal
 
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from nats.js.api import Placement
 from support.eventually import eventually
-from support.jetstream import MakeBus, buses, reload_server
+from support.jetstream import MakeBus, buses, make_stream, reload_server
 from support.load import Load
 from support.nats_accounts import Operator
 from support.patience import let_pass
@@ -27,6 +29,7 @@ from eventbus_sync.errors import (
     NotAuthorized,
 )
 from eventbus_sync.testing import NatsServer, TcpProxy
+from eventbus_sync.testing._ports import HOST, free_port
 from eventbus_sync.testing.readback import read_nats_stream
 
 
@@ -98,6 +101,64 @@ def test_promises_1_2_5_and_6_permission_denied_for_a_subject(make: MakeBus) -> 
         assert {type(r.error) for r in refused} == {NotAuthorized}
         admin = server.url.replace("//", "//a:a@")
         for subject in ("law.free", "law.denied"):
+            load.check(read_nats_stream(admin, "LAW", subject=subject), subject)
+
+
+def test_promises_1_2_5_and_6_permission_taken_away_while_acks_are_late(
+    make: MakeBus,
+) -> None:
+    """The stream's leader stands still, the server that we are on does not: no mix-up."""
+    ports = [free_port() for _ in range(3)]
+    routes = ", ".join(f"nats://{HOST}:{port}" for port in ports)
+
+    def config(number: int, permissions: str = "allow: '>'") -> str:
+        return (
+            f"server_tags: [n{number}]\n"
+            f"cluster {{ name: C, listen: '{HOST}:{ports[number]}', routes: [{routes}] }}\n"
+            "authorization { users: [ { user: bus, password: p, permissions: "
+            f"{{ publish: {{ {permissions} }} }} }}, {{ user: a, password: a }} ] }}"
+        )
+
+    with contextlib.ExitStack() as stack:
+        holder, near, _ = (
+            stack.enter_context(NatsServer(config=config(n))) for n in range(3)
+        )
+        admin = near.url.replace("//", "//a:a@")
+        place = Placement(cluster="C", tags=["n0"])
+
+        def made() -> bool:
+            make_stream(admin, "LAW", "law.*", num_replicas=1, placement=place)
+            return True
+
+        eventually(made, 60, interval=0.5)
+        bus = make(
+            near,
+            stream="LAW",
+            subjects=["law.*"],
+            user="bus",
+            password="p",
+            delivery_timeout=20.0,
+            ack_wait=10.0,
+        )
+        subjects = ("law.free", "law.denied")
+        with Load(bus, *subjects) as load:
+            for _ in range(3):
+                load.goes_on()
+                rejected = bus.stats().rejected
+                holder.freeze()
+                let_pass(0.3)
+                reload_server(near, config(1, "allow: '>', deny: [law.denied]"))
+                let_pass(0.5)
+                reload_server(near, config(1))
+                let_pass(0.3)
+                holder.resume()
+                eventually(lambda: bus.stats().rejected > rejected + 50, 30)  # noqa: B023
+        assert bus.health().reconnects == 0
+        assert load.outcomes("law.free") == {Outcome.ACKED}
+        assert load.outcomes("law.denied") == {Outcome.ACKED, Outcome.REJECTED}
+        refused = [r for r in load.results if not r.success]
+        assert {type(r.error) for r in refused} == {NotAuthorized}
+        for subject in subjects:
             load.check(read_nats_stream(admin, "LAW", subject=subject), subject)
 
 

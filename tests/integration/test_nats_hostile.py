@@ -56,6 +56,36 @@ def _pump(bus: EventBus) -> Any:
 # -- answers ---------------------------------------------------------------------------
 
 
+def test_promise_1_a_refusal_that_overtakes_an_ack(
+    make: MakeBus, fake: FakeNats
+) -> None:
+    """Permissions refuse the newer event while the ack of the older one is late."""
+    came: list[tuple[Client, Published]] = []
+
+    def answer(client: Client, message: Published) -> None:
+        came.append((client, message))
+        if len(came) > 1:
+            text = f'Permissions Violation for Publish to "{message.subject}"'
+            client.send(f"-ERR '{text}'\r\n".encode())
+
+    fake.on_publish = answer
+    bus = make(fake.url)
+    stored = bus.publish_envelope("orders", envelope(1))
+    eventually(lambda: len(came) == 1)
+    refused = bus.publish_envelope("orders", envelope(2))
+    # What is written now is settled, though the older ones are not.
+    eventually(lambda: len(came) == 2)
+    let_pass(0.3)
+    result = bus.publish_envelope_sync("orders", envelope(3))
+    assert result.outcome is Outcome.REJECTED
+    let_pass(1)
+    assert bus.stats().in_flight == 2
+    acknowledge(*came[0])
+    outcomes = {result.event_id: result.outcome for result in read(bus, 2)}
+    assert outcomes == {stored: Outcome.ACKED, refused: Outcome.REJECTED}
+    assert bus.health().reconnects == 0
+
+
 MALFORMED = {
     "empty": b"",
     "ok": b"+OK",
@@ -728,5 +758,5 @@ def test_promise_2_memory_does_not_grow(make: MakeBus, fake: FakeNats) -> None:
         == 0
     )
     assert not pump._answers._chunk
-    assert not pump._answers._denied
+    assert not pump._refusals._doubts
     assert len(bus._runtime.in_flight._order) <= 1  # type: ignore[union-attr]

@@ -18,6 +18,7 @@ from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.refusals import Refusals
 from eventbus_sync.backends.nats.stream import StreamCheck
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import NotAuthorized
@@ -63,12 +64,12 @@ class Batch:
         self.answers = Answers(
             self.pending,
             Gates(self.pending, self.sink),
-            self.sink,
             self._take,
             lambda records: None,
             Patience(5, 30),
         )
-        self.batches = Batches(stream, self.answers, self._go_on)
+        self.refusals = Refusals(self.pending, self.sink)
+        self.batches = Batches(stream, self.answers, self.refusals, self._go_on)
         self.records = [self._record(subject) for subject in subjects]
         self.parts = self.batches.parts(self.records, "_INBOX.x.")
         self.name = self.parts[0].split()[2].split(b".")[2]
@@ -240,7 +241,7 @@ def test_a_connection_that_is_lost() -> None:
 
 def deny(batch: Batch, subject: str) -> None:
     """The server's permissions refuse one message to *subject*."""
-    batch.answers.refused(subject, Exception("no"))
+    batch.refusals.refused(subject, Exception("no"))
     batch.batches.refused(subject)
 
 
@@ -258,8 +259,7 @@ def test_events_that_are_not_permitted(end: Callable[[Batch], None]) -> None:
     deny(batch, "s.2")
     again = batch.clear_up()
     assert {record.subject for record in again} == {"s.1"}
-    for _ in range(2):
-        batch.answers.settle_denied()
+    batch.refusals.interrupted()
     refused = [batch.sink.of(record.delivery) for record in batch.records[1::2]]
     assert all(isinstance(said, NotAuthorized) for (said,) in refused)
 

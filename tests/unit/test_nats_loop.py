@@ -14,7 +14,7 @@ from support.recording_sink import RecordingSink, Sent
 from eventbus_sync._threads import Deadline
 from eventbus_sync.backends.base import OutgoingMessage
 from eventbus_sync.backends.nats import sender as _nats_sender
-from eventbus_sync.backends.nats.answers import MAX_REPORTED, Answered, Answers
+from eventbus_sync.backends.nats.answers import Answers
 from eventbus_sync.backends.nats.batches import Batches
 from eventbus_sync.backends.nats.culprit import Culprit
 from eventbus_sync.backends.nats.gates import Gates
@@ -23,6 +23,7 @@ from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.refusals import Refusals
 from eventbus_sync.backends.nats.sender import Sender
 from eventbus_sync.backends.nats.stream import StreamCheck
 from eventbus_sync.backends.nats.watch import IDLE_TICK, TICK, Watch
@@ -34,7 +35,6 @@ from eventbus_sync.errors import (
     ConfigError,
     ConnectionLost,
     EventBusError,
-    NotAuthorized,
     StreamInvalid,
 )
 
@@ -53,10 +53,11 @@ def make_sender(
 ) -> Sender:
     """Return a sender of single events, which nobody listens to."""
     answers = Answers(
-        pending, gates, sink, lambda chunk: None, lambda records: None, Patience(5, 30)
+        pending, gates, lambda chunk: None, lambda records: None, Patience(5, 30)
     )
-    batches = Batches(stream, answers, lambda records: None)
-    return Sender(pending, gates, handover, stream, sink, batches)
+    refusals = Refusals(pending, sink)
+    batches = Batches(stream, answers, refusals, lambda records: None)
+    return Sender(pending, gates, handover, stream, sink, batches, refusals)
 
 
 @pytest.fixture
@@ -169,60 +170,7 @@ def test_patience_grows_with_each_silence_up_to_delivery_timeout() -> None:
     assert (patience.wait, patience.strained) == (5, False)
 
 
-# -- answers ---------------------------------------------------------------------------
-
-
-def test_few_refusals_are_reported(sink: RecordingSink) -> None:
-    """One report for each subject, and no more than some for each connection."""
-    pending = Pending()
-    gates = Gates(pending, sink)
-    answers = Answers(
-        pending, gates, sink, lambda chunk: None, lambda records: None, Patience(5, 30)
-    )
-    cause = nats.errors.Error("no")
-    for _ in range(3):
-        for number in range(MAX_REPORTED + 20):
-            answers.refused(f"subject.{number}", cause)
-        answers.settle_denied()
-    answers.settle_denied()
-    assert len(sink.reports) == MAX_REPORTED
-    assert {type(error) for error in sink.reports} == {NotAuthorized}
-    answers.interrupted()
-    answers.refused("subject.0", cause)
-    answers.interrupted()
-    assert len(sink.reports) == MAX_REPORTED + 1
-    answers.flush()
-
-
-def test_a_late_ack_is_not_taken_for_a_refusal(sink: RecordingSink) -> None:
-    """Permissions that change in the middle: stored and refused are not mixed up."""
-    pending = Pending()
-    settled: list[Answered] = []
-    answers = Answers(
-        pending,
-        Gates(pending, sink),
-        sink,
-        settled.extend,
-        lambda records: None,
-        Patience(5, 30),
-    )
-    stored, denied = (Record(message(), Sent(number), 1e9) for number in range(2))
-    for one in (stored, denied):
-        pending.add(one)
-        one.attempted(1.0)
-
-    async def run() -> None:
-        answers.refused("orders", nats.errors.Error("no"))
-        answers.settle_denied()
-        assert len(pending) == 2
-        answers.answered(stored.token, b"its ack", None)
-
-    asyncio.run(run())
-    answers.settle_denied()
-    answers.flush()
-    assert settled == [(stored, b"its ack")]
-    assert not sink.of(stored.delivery)
-    assert isinstance(sink.of(denied.delivery)[0], NotAuthorized)
+# -- order ---------------------------------------------------------------------------
 
 
 class _NoConnection:
@@ -283,6 +231,34 @@ def test_one_by_one(
     asyncio.run(sender.send_one_by_one(connection, Culprit()))
     assert connection.written == written
     assert [one.value for one in records if sink.of(one.delivery)] == refused
+
+
+def test_one_by_one_with_permissions_in_doubt(sink: RecordingSink) -> None:
+    """A fence goes behind each, so that it is known which one is refused."""
+    pending = Pending()
+    stream = StreamCheck(NatsConfig(), sink, Readiness())
+    sender = make_sender(pending, Gates(pending, sink), HandOver(), stream, sink)
+    refusals = sender._refusals
+    records = [Record(message(value=b"%d" % n), Sent(n), 1e9) for n in range(3)]
+    for one in records:
+        pending.add(one)
+    sender.restart()
+    refusals.refused("orders", nats.errors.Error("no"))
+    connection: Any = _NoConnection()
+    passed: list[Callable[[], None]] = []
+
+    def fence(call: Callable[[], None]) -> bytes:
+        passed.append(call)
+        return b"PING\r\n"
+
+    connection.fence = fence
+    asyncio.run(sender.send_one_by_one(connection, Culprit()))
+    assert connection.written == [b"0", b"1", b"2"]
+    assert len(passed) == 3
+    passed[0]()
+    refusals.refused("orders", nats.errors.Error("no"))
+    passed[1]()
+    assert [one.value for one in records if sink.of(one.delivery)] == [b"1"]
 
 
 def test_one_by_one_takes_its_time_and_no_more(

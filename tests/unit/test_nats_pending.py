@@ -4,8 +4,6 @@ import itertools
 import logging
 import time
 
-from collections import Counter
-
 import pytest
 
 from support.recording_sink import RecordingSink, Sent
@@ -173,17 +171,6 @@ def test_expired_records_leave(pending: Pending) -> None:
     assert [r.token for r in pending.take_expired(9.0)] == []
     assert [r.token for r in pending.take_expired(99.0)] == [2, 3]
     assert pending.take_expired(99.0) == []
-
-
-def test_denied_records_leave_by_count(pending: Pending) -> None:
-    """As many as were refused, the oldest on the wire, of exactly that subject."""
-    records = added(pending, "a", "A", "a", "a", "b", "a")
-    for one in records[1:]:
-        one.attempted(1.0)
-    denied = Counter({"a": 2, "b": 3, "unknown": 1})
-    assert [r.token for r in pending.take_denied(denied)] == [2, 3, 4]
-    assert denied == Counter({"a": 2, "b": 3, "unknown": 1})
-    assert [r.token for r in pending] == [0, 1, 5]
 
 
 def test_interrupted_marks_what_was_on_the_wire(pending: Pending) -> None:

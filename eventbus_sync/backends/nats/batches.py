@@ -29,6 +29,7 @@ from eventbus_sync.backends.base import Ack
 from eventbus_sync.backends.nats.answers import Answers
 from eventbus_sync.backends.nats.connection import Connection
 from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.refusals import Refusals
 from eventbus_sync.backends.nats.stream import StreamCheck, covers
 
 
@@ -57,6 +58,7 @@ class Batches:
     Args:
         stream: knows what may go in batches.
         answers: are told what is known of one event.
+        refusals: are told of what permissions may have refused, and goes again.
         go_on: is given what has to go again, in order; called when a batch is over.
     """
 
@@ -64,10 +66,12 @@ class Batches:
         self,
         stream: StreamCheck,
         answers: Answers,
+        refusals: Refusals,
         go_on: Callable[[Sequence[Record]], None],
     ) -> None:
         self._stream = stream
         self._answers = answers
+        self._refusals = refusals
         self._go_on = go_on
         self._names = NUID()
         self._name = b""
@@ -136,10 +140,13 @@ class Batches:
         for record in left:
             denied = self._denied[record.subject] if record.outstanding else 0
             if denied and denied >= counts[record.subject]:
-                continue  # all of them: Answers settles them
+                continue  # all of them: Refusals settles them
             if self._counted and not denied:
                 record.turned_back()
-            record.interrupted()  # with permissions that change: who knows which
+            if record.outstanding:
+                # With permissions that change: who knows which.
+                self._refusals.gave_up((record,))
+                record.interrupted()
             again.append(record)
         self._rest_until = time.monotonic() + REST_SECONDS
         self._go_on(again)

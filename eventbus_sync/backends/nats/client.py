@@ -10,12 +10,13 @@ does. ``tests/integration`` holds it to that.
 
 import asyncio
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import nats.errors
 
-from nats.aio.client import Client
+from nats.aio.client import PING_PROTO, Client
 
 from eventbus_sync.backends.nats.parser import AckParser, NumberedAck
 
@@ -46,6 +47,8 @@ class OneClient(Client):
         self._tls_wanted = tls
         self._on_error_text = on_error_text
         self._on_answer = on_answer
+        # Those PINGs in nats-py's own list that are fences, and who is told of them.
+        self._fences: deque[tuple[asyncio.Future[bool], Callable[[], None]]] = deque()
         # The subscription whose messages go to ``on_answer``.
         self._inbox: int | None = None
         #: ``host:port`` of the cluster's servers, as this one named them last.
@@ -80,6 +83,18 @@ class OneClient(Client):
     def write(self, parts: Iterable[bytes]) -> None:
         """Put complete protocol messages behind what is written already."""
         self._writer.writelines(parts)
+
+    def fence(self, passed: Callable[[], None]) -> bytes:
+        """
+        Return a PING, to be written before anybody writes another one.
+
+        *passed* is called when its answer comes, and before what comes behind that is
+        looked at; a callback of the future would be too late.
+        """
+        pong = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        self._fences.append((pong, passed))
+        return PING_PROTO
 
     async def drained(self) -> None:
         """
@@ -160,6 +175,8 @@ class OneClient(Client):
             # Nobody waits for it any more; nats-py would stumble over that.
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
+        if self._fences and self._fences[0][0].done():
+            self._fences.popleft()[1]()
 
     async def _process_msg(
         self,

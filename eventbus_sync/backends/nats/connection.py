@@ -10,7 +10,7 @@ Lives on the loop thread.
 import asyncio
 import time
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import nats.errors
@@ -168,6 +168,15 @@ class Connection:
             await self.client.drained()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the connection is done
             self.abandon(connection_error(exc, self.server), by_server=True)
+
+    def fence(self, passed: Callable[[], None]) -> bytes:
+        """
+        Return what is to be written at once, and nothing before it.
+
+        *passed* is called when the server has read all that came before, and has told
+        everything that it finds fault with; and before anything else is told.
+        """
+        return self.client.fence(passed)
 
     async def round_trip(self, seconds: float) -> bool:
         """Return whether the server has read all that was written; it is lost if not."""

@@ -5,7 +5,6 @@ Records are kept in the order in which they were handed over, which is the order
 which they go out again after a reconnect. All of it lives on the loop thread.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from eventbus_sync.backends.nats.parser import NumberedAck
@@ -62,22 +61,6 @@ class Pending:
                 break
             expired.append(record)
         return self._without(expired)
-
-    def take_denied(self, denied: Counter[str]) -> list[Record]:
-        """
-        Take out what the server's permissions refused.
-
-        Args:
-            denied: how many messages to each subject were refused. The server says so
-                in the order of their writing, so the oldest on the wire are meant.
-        """
-        left = denied.copy()
-        refused = []
-        for record in self._records.values():
-            if record.outstanding and left[record.subject] > 0:
-                left[record.subject] -= 1
-                refused.append(record)
-        return self._without(refused)
 
     def take_all(self) -> list[Record]:
         """Take out everything."""

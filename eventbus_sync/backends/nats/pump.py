@@ -23,6 +23,7 @@ from eventbus_sync.backends.nats.patience import Patience
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.readiness import Readiness
 from eventbus_sync.backends.nats.record import Record
+from eventbus_sync.backends.nats.refusals import Refusals
 from eventbus_sync.backends.nats.sender import Sender
 from eventbus_sync.backends.nats.stream import StreamCheck
 from eventbus_sync.backends.nats.watch import Watch, failure
@@ -70,16 +71,20 @@ class Pump:
         longest = max(config.ack_wait, MOST_PATIENCE * config.delivery_timeout)
         self._patience = Patience(config.ack_wait, longest)
         self._answers = Answers(
+            self._pending, self._gates, hand_over, self._release, self._patience
+        )
+        self._refusals = Refusals(self._pending, sink, handover.wake)
+        self._batches = Batches(
+            self._stream, self._answers, self._refusals, self._go_on
+        )
+        self._sender = Sender(
             self._pending,
             self._gates,
+            handover,
+            self._stream,
             sink,
-            hand_over,
-            self._release,
-            self._patience,
-        )
-        self._batches = Batches(self._stream, self._answers, self._go_on)
-        self._sender = Sender(
-            self._pending, self._gates, handover, self._stream, sink, self._batches
+            self._batches,
+            self._refusals,
         )
         self._dialer = Dialer(
             config, self, failed=self._attempt_failed, exhausted=readiness.failed
@@ -90,7 +95,7 @@ class Pump:
             lambda _: handover.look(),
             self._expire,
             lambda _: sink.expire(),
-            lambda _: self._answers.settle_denied(),
+            self._refusals.look,
             self._look_at_connection,
             self._look_at_stream,
             self._probe,
@@ -155,7 +160,8 @@ class Pump:
             await connection.close(self._grace)
         finally:
             self._connection = None
-            self._answers.interrupted()
+            self._refusals.interrupted()
+            self._pending.interrupted()
             self._dialer.learn(connection)
             if self._answers.last_at > self._serving_since:
                 self._dialer.useful()
@@ -203,7 +209,7 @@ class Pump:
 
     def refused(self, subject: str, error: Exception) -> None:
         """Have what permissions refused settled, and a batch with it in it ended."""
-        self._answers.refused(subject, error)
+        self._refusals.refused(subject, error)
         self._batches.refused(subject)
 
     def _release(self, records: Sequence[Record]) -> None:
@@ -227,8 +233,10 @@ class Pump:
     def _expire(self, now: float) -> None:
         reason = self._reason()
         # Behind a full socket, or with no server at all, records wait unsent.
-        overdue = [*self._pending.take_expired(now), *self._handover.take_overdue(now)]
+        expired = self._pending.take_expired(now)
+        overdue = [*expired, *self._handover.take_overdue(now)]
         if overdue:
+            self._refusals.gave_up(r for r in expired if r.outstanding)
             self._sink.settle([(r.delivery, r.timed_out(reason)) for r in overdue])
 
     def _look_at_connection(self, now: float) -> None:

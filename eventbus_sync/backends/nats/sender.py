@@ -15,6 +15,7 @@ from eventbus_sync.backends.nats.gates import Gates
 from eventbus_sync.backends.nats.handover import HandOver
 from eventbus_sync.backends.nats.pending import Pending
 from eventbus_sync.backends.nats.record import Record, plain_message
+from eventbus_sync.backends.nats.refusals import Refusals
 from eventbus_sync.backends.nats.stream import StreamCheck
 from eventbus_sync.config.nats import WINDOW_MARGIN
 from eventbus_sync.errors import MessageRefused, PublishError
@@ -38,6 +39,7 @@ class Sender:
         stream: knows for how long an event may be sent again.
         sink: is told what is too large.
         batches: takes new events together, where that is wanted.
+        refusals: are told what is written, when they have to know.
     """
 
     def __init__(  # noqa: PLR0913 - what an event passes, in this order
@@ -48,6 +50,7 @@ class Sender:
         stream: StreamCheck,
         sink: Sink,
         batches: Batches,
+        refusals: Refusals,
     ) -> None:
         self._pending = pending
         self._gates = gates
@@ -55,6 +58,7 @@ class Sender:
         self._stream = stream
         self._sink = sink
         self._batches = batches
+        self._refusals = refusals
         # Records to send before anything newer.
         self._again: deque[Record] = deque()
 
@@ -97,7 +101,7 @@ class Sender:
             parts = (
                 self._batches.parts(chosen, connection.reply_prefix) if chosen else []
             )
-        elif new:
+        elif new and not self._refusals.watching:
             parts, size = self._new_parts(connection, now)
         else:
             chosen, size = self._chosen(connection, now)
@@ -106,7 +110,8 @@ class Sender:
                 parts += record.parts(connection.reply_prefix)
         plain = self._handover.plain
         while plain and size < BATCH_BYTES:
-            command, *content, end = plain_message(plain.popleft())
+            message = plain.popleft()
+            command, *content, end = plain_message(message)
             length = sum(map(len, content))
             if length > connection.max_payload:
                 # It may be lost, and the connection must not be.
@@ -114,6 +119,9 @@ class Sender:
             else:
                 parts += (command, *content, end)
                 size += length
+                self._refusals.plain(message.topic)
+        if self._refusals.due:
+            parts.append(self._refusals.fence(connection))
         return parts
 
     def _new_parts(self, connection: Connection, now: float) -> tuple[list[bytes], int]:
@@ -155,6 +163,8 @@ class Sender:
                 record.attempted(now)
                 size += record.size
                 chosen.append(record)
+        if self._refusals.watching and chosen:
+            self._refusals.wrote(chosen)
         return chosen, size
 
     async def send_one_by_one(self, connection: Connection, culprit: Culprit) -> None:
@@ -170,7 +180,11 @@ class Sender:
             if not self._may_go(record, connection, now):
                 continue
             record.attempted(now)
-            await connection.write(record.parts(connection.reply_prefix))
+            parts = list(record.parts(connection.reply_prefix))
+            if self._refusals.watching:
+                self._refusals.wrote((record,))
+                parts.append(self._refusals.fence(connection))
+            await connection.write(parts)
             read = await connection.round_trip(ONE_BY_ONE_SECONDS)
             answered = not record.outstanding or self._pending.get(record.token) is None
             if read or answered:
