@@ -119,6 +119,7 @@ class Chaos:
             "kill": lambda: faults.kill(server),
             "freeze": lambda: faults.freeze(server),
             "cut": lambda: faults.cut(proxy),
+            "mute": lambda: faults.mute(proxy),
             "deaf": lambda: faults.deaf(proxy),
         }
         return verbs[strike.kind]()

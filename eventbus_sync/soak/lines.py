@@ -5,7 +5,7 @@ from typing import Final, Literal
 import attrs
 
 from eventbus_sync.soak.plan import DELIVERY_TIMEOUT
-from eventbus_sync.soak.schedule import Strike
+from eventbus_sync.soak.schedule import UNDER_WAY, Strike
 
 
 #: Longer than ``delivery_timeout``: events that are in flight then become unknown.
@@ -53,6 +53,12 @@ def _strike(lane: str, kind: str, seconds: float, at: float = _BEFORE) -> Strike
     )
 
 
+def _cut(seconds: float) -> tuple[Strike, ...]:
+    """Cut a network on which bytes are under way, as they always are on a longer one."""
+    slow = Strike(at=0.2, lane=UNDER_WAY, kind="slow", seconds=_BEFORE, delay=0.15)
+    return slow, _strike("network", "cut", seconds)
+
+
 LINES: Final = (
     Line(
         fault="server killed (`kill -9`), back after 1 s",
@@ -86,11 +92,11 @@ LINES: Final = (
     ),
     Line(
         fault="network cut for 2 s",
-        strikes=(_strike("network", "cut", 2.0),),
+        strikes=_cut(2.0),
     ),
     Line(
         fault=f"network cut for {_LONG:g} s, longer than `delivery_timeout`",
-        strikes=(_strike("network", "cut", _LONG),),
+        strikes=_cut(_LONG),
     ),
     Line(
         fault="connection half-open for 3 s: it stands, and nothing gets through",

@@ -53,6 +53,10 @@ _STARTS_IN: Final = 8.0
 _SHORTEST: Final = 0.1
 
 
+#: The lane of a slow network that only keeps bytes under way until something else strikes.
+UNDER_WAY: Final = "under way"
+
+
 @attrs.frozen(kw_only=True)
 class Strike:
     """
@@ -60,8 +64,9 @@ class Strike:
 
     Attributes:
         at: seconds from the first event.
-        lane: "server", "network" or "reader".
-        kind: a key of ``KINDS``.
+        lane: strikes of one lane follow each other, those of two may meet: "server",
+            "network", ``UNDER_WAY``; and "reader", only for the reader.
+        kind: a key of ``KINDS``, or "mute".
         seconds: until it is undone.
         delay, bytes_per_second: of a slow network.
     """

@@ -18,6 +18,7 @@ from eventbus_sync.soak.lines import Line
 from eventbus_sync.soak.plan import Plan
 from eventbus_sync.soak.report import Figures, as_json
 from eventbus_sync.soak.run import INTERRUPTED, OK, UNBALANCED, measure, silenced
+from eventbus_sync.soak.schedule import UNDER_WAY
 
 
 #: How the table is written.
@@ -84,7 +85,7 @@ class Survived:
 
     def cells(self) -> tuple[str, ...]:
         """Return the row of the table."""
-        struck = self.figures.struck
+        struck = [s for s in self.figures.struck if s.strike.lane != UNDER_WAY]
         return (
             self.line.fault,
             {"nats": "NATS", "kafka": "Kafka"}[self.figures.plan.backend],

@@ -19,8 +19,9 @@ from eventbus_sync.soak.plan import Ground, Plan
 from eventbus_sync.soak.spread import Spread
 
 
-#: Aggregates that all threads share, so that order has something to get wrong.
-AGGREGATES = 200
+#: Aggregates that all threads share: so few that a thread has several events of each on
+#: its way when something breaks, and order has something to get wrong.
+AGGREGATES = 10
 #: How many events come at once, and how often.
 _BURSTS, _OFTEN = (1, 10, 100, 1000), (40, 40, 15, 5)
 #: Seconds by which a publisher may be behind and still catch up.

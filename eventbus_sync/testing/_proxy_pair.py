@@ -31,12 +31,14 @@ class Line:
     Attributes:
         up: whether there is one; without it connections are refused.
         deaf: bytes are taken from both sides and thrown away.
+        mute: bytes are taken from the server and thrown away.
         delay: seconds that bytes need, each way.
         bytes_per_second: each way and for each connection; None for no limit.
     """
 
     up: bool = True
     deaf: bool = False
+    mute: bool = False
     delay: float = 0.0
     bytes_per_second: float | None = None
 
@@ -44,10 +46,25 @@ class Line:
 class Direction:
     """Bytes on their way from one socket to another."""
 
-    __slots__ = ("_free_at", "_size", "_waiting", "ended", "source", "target", "told")
+    __slots__ = (
+        "_back",
+        "_free_at",
+        "_size",
+        "_waiting",
+        "ended",
+        "source",
+        "swallowed",
+        "target",
+        "told",
+    )
 
-    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+    def __init__(
+        self, source: socket.socket, target: socket.socket, *, back: bool = False
+    ) -> None:
         self.source, self.target = source, target
+        #: Bytes that a mute line has thrown away.
+        self.swallowed = 0
+        self._back = back
         #: Whether the source has sent its last byte.
         self.ended = False
         #: Whether the target knows that.
@@ -73,6 +90,8 @@ class Direction:
             data = self.source.recv(_CHUNK)
             if not data:
                 self.ended = True
+            elif line.mute and self._back:
+                self.swallowed += len(data)
             elif not line.deaf:
                 self._waiting.append((now + line.delay, memoryview(data)))
                 self._size += len(data)
@@ -104,6 +123,11 @@ class Direction:
             with contextlib.suppress(OSError):  # it may be gone already
                 self.target.shutdown(socket.SHUT_WR)
 
+    def swallow(self) -> None:
+        """What is on its way is lost, and counted."""
+        self.swallowed += self._size
+        self.forget()
+
     def forget(self) -> None:
         """What is on its way is lost."""
         self._waiting.clear()
@@ -130,7 +154,9 @@ class Pair:
         self._sockets = [client]
         self._directions: list[Direction] = []
         self._connecting: socket.socket | None = None
-        self._lost_something = address is None
+        #: Whether bytes of both sides were thrown away.
+        self.deafened = address is None
+        self._muted = False
         client.setblocking(False)  # noqa: FBT003 - there is no other way
         server = socket.socket()
         server.setblocking(False)  # noqa: FBT003
@@ -143,18 +169,31 @@ class Pair:
             for one in (client, server):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server.connect_ex(address)  # how it went is asked when it is writable
-        self._directions = [Direction(client, server), Direction(server, client)]
+        self._directions = [
+            Direction(client, server),
+            Direction(server, client, back=True),
+        ]
 
     def deafen(self) -> None:
         """What is on its way is lost, and so is the connection when the line is back."""
-        self._lost_something = True
+        self.deafened = True
         for direction in self._directions:
             direction.forget()
+
+    def mute(self) -> None:
+        """Answers that are on their way are lost, and so is the connection later."""
+        self._muted = True
+        self._directions[1].swallow()
+
+    @property
+    def swallowed(self) -> int:
+        """Bytes of the server that a mute line has thrown away."""
+        return self._directions[1].swallowed
 
     @property
     def spoilt(self) -> bool:
         """Whether bytes were thrown away, so that nothing sensible can follow."""
-        return self._lost_something
+        return self.deafened or self._muted
 
     def step(self, now: float, line: Line) -> float | None:
         """

@@ -1,5 +1,5 @@
 """
-Faults on command: freeze, kill, cut, deafen, slow down, reject; each is undone again.
+Faults on command: freeze, kill, cut, mute, deafen, slow down, reject; each is undone.
 
 ``pytest_plugin`` has them as fixtures; everywhere else make a ``Faults`` of your own.
 """
@@ -10,11 +10,12 @@ import threading
 import types
 
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from eventbus_sync.backends.memory import MemoryBroker
 from eventbus_sync.errors import BrokerFull, PublishError
 from eventbus_sync.testing import _stream_full
+from eventbus_sync.testing._in_force import Act, impose
 from eventbus_sync.testing._mock_cluster import ApiKey, MockKafkaCluster
 from eventbus_sync.testing.broker_errors import NotPossibleHere
 from eventbus_sync.testing.memory import MemoryBus
@@ -28,6 +29,7 @@ _REQUESTS = 10_000
 _NOT_ALLOWED = 29
 
 
+@runtime_checkable
 class Process(Protocol):
     """A server in a process of its own: ``NatsServer``, ``KafkaServer``, or yours."""
 
@@ -115,7 +117,11 @@ class Faults:
         faults.freeze(server, seconds=2)  # for so long, while the test goes on
         fault = faults.freeze(server)     # until fault.undo()
 
-    Verbs may be called from any thread.
+    Several on one server or network: the newest counts, and when it ends the one before
+    it is in force again. But a server that is frozen cannot be killed meanwhile.
+
+    Verbs may be called from any thread. They raise NotPossibleHere for what cannot be
+    broken so.
     """
 
     def __init__(self) -> None:
@@ -123,29 +129,48 @@ class Faults:
 
     def freeze(self, server: Process, *, seconds: float | None = None) -> Fault:
         """The server takes connections and bytes, and answers nothing; then it runs on."""
-        server.freeze()
-        return self._noted(lambda: _resume(server), seconds)
+        _check_process(server)
+        undo = impose(
+            "freeze",
+            server,
+            server.freeze,
+            again=lambda: None,  # it stands still until the last one has ended
+            heal=lambda: _resume(server),
+        )
+        return self._noted(undo, seconds)
 
     def kill(self, server: Process, *, seconds: float | None = None) -> Fault:
         """The server is dead by SIGKILL; then it is started again on its port."""
-        server.kill()
-        return self._noted(lambda: _start(server), seconds)
+        _check_process(server)
+        undo = impose(
+            "kill",
+            server,
+            server.kill,
+            again=lambda: None,
+            heal=lambda: _start(server),
+        )
+        return self._noted(undo, seconds)
 
     def cut(
         self, network: TcpProxy | BehindProxy, *, seconds: float | None = None
     ) -> Fault:
         """Connections are reset and new ones refused; then the network is whole."""
         proxy = _proxy(network)
-        proxy.cut()
-        return self._noted(lambda: _heal(proxy), seconds)
+        return self._noted(_on_the_way(proxy, proxy.cut), seconds)
+
+    def mute(
+        self, network: TcpProxy | BehindProxy, *, seconds: float | None = None
+    ) -> Fault:
+        """The server hears all and is not heard; then connections are reset."""
+        proxy = _proxy(network)
+        return self._noted(_on_the_way(proxy, proxy.mute), seconds)
 
     def deaf(
         self, network: TcpProxy | BehindProxy, *, seconds: float | None = None
     ) -> Fault:
         """Connections stand, but nothing gets through; then they are reset."""
         proxy = _proxy(network)
-        proxy.deaf()
-        return self._noted(lambda: _heal(proxy), seconds)
+        return self._noted(_on_the_way(proxy, proxy.deaf), seconds)
 
     def slow(
         self,
@@ -157,8 +182,8 @@ class Faults:
     ) -> Fault:
         """Bytes get through late or few at a time, see ``TcpProxy.slow``."""
         proxy = _proxy(network)
-        proxy.slow(delay, bytes_per_second)
-        return self._noted(lambda: _heal(proxy), seconds)
+        undo = _on_the_way(proxy, lambda: proxy.slow(delay, bytes_per_second))
+        return self._noted(undo, seconds)
 
     def reject(
         self,
@@ -243,17 +268,36 @@ def _start(server: Process) -> None:
         server.start()
 
 
-def _heal(proxy: TcpProxy) -> None:
-    if proxy.running:
-        proxy.heal()
+def _on_the_way(proxy: TcpProxy, verb: Act) -> Act:
+    """Break the network; every verb says how all of it is, so they may follow."""
+
+    def unless_closed(act: Act) -> None:
+        if proxy.running:
+            act()
+
+    return impose(
+        "network",
+        proxy,
+        verb,
+        again=lambda: unless_closed(verb),
+        heal=lambda: unless_closed(proxy.heal),
+    )
+
+
+def _check_process(server: object) -> None:
+    if not isinstance(server, Process):
+        message = f"{server!r} is no process that can be broken, see NatsServer"
+        raise NotPossibleHere(message)
 
 
 def _proxy(network: TcpProxy | BehindProxy) -> TcpProxy:
     if isinstance(network, TcpProxy):
         return network
-    if network.proxy is None:
+    # A URL, for example, has none either.
+    proxy: TcpProxy | None = getattr(network, "proxy", None)
+    if proxy is None:
         message = (
             f"there is no TcpProxy before {network!r}; make it with proxy=TcpProxy()"
         )
         raise NotPossibleHere(message)
-    return network.proxy
+    return proxy

@@ -54,6 +54,7 @@ class TcpProxy:
         self._line = Line()
         self._pairs: set[Pair] = set()
         self._accepted = 0
+        self._swallowed = 0
         self._port = 0
         self._listener: socket.socket | None = None
         self._orders: deque[Callable[[], None]] = deque()
@@ -93,6 +94,11 @@ class TcpProxy:
         """How many connections it has taken so far."""
         return self._accepted
 
+    @property
+    def swallowed(self) -> int:
+        """How many bytes of servers it has thrown away while it was ``mute()``."""
+        return sum(pair.swallowed for pair in list(self._pairs)) + self._swallowed
+
     def start(self) -> None:
         """It listens; one that does already is left as it is."""
         if self._thread is not None:
@@ -121,6 +127,15 @@ class TcpProxy:
         both sides learn what one has after a router was replaced.
         """
         self._order(Line(deaf=True))
+
+    def mute(self) -> None:
+        """
+        The server hears what is said to it, and nothing that it says gets through.
+
+        So it stores what it is told to store, and nobody knows; see ``swallowed``. As
+        answers are thrown away, ``heal()`` resets every connection of this time.
+        """
+        self._order(Line(mute=True))
 
     def slow(self, delay: float = 0.0, bytes_per_second: float | None = None) -> None:
         """
@@ -218,7 +233,7 @@ class TcpProxy:
             try:
                 due = pair.step(now, self._line)
             except EOFError:
-                self._pairs.discard(pair)
+                self._forget(pair)
                 pair.close()
             except OSError:
                 self._drop(pair)
@@ -239,19 +254,29 @@ class TcpProxy:
             client.close()  # there is no server yet
             return
         try:
-            self._pairs.add(Pair(self._selector, client, address))
+            pair = Pair(self._selector, client, address)
         except OSError:  # pragma: no cover - it has gone again, or out of sockets
             client.close()
+            return
+        self._pairs.add(pair)
+        if self._line.mute:
+            pair.mute()
 
     def _drop(self, pair: Pair) -> None:
-        self._pairs.discard(pair)
+        self._forget(pair)
         pair.drop()
+
+    def _forget(self, pair: Pair) -> None:
+        self._pairs.discard(pair)
+        self._swallowed += pair.swallowed
 
     def _become(self, line: Line) -> None:
         self._line = line
         for pair in list(self._pairs):
             if line.deaf:
                 pair.deafen()
+            elif line.mute and not pair.deafened:
+                pair.mute()
             elif pair.spoilt or not line.up:
                 self._drop(pair)
         self._follow_the_line()

@@ -11,6 +11,7 @@ in CI (environment variable ``CI``) it fails it, so that a green run has run eve
 ``proxied_nats_server``, ``proxied_…``          the same behind a ``TcpProxy``
 ``freeze(server)``, ``kill(server)``            stands still, dies; is there again
 ``cut(server)``, ``deaf(server)``               network gone, network silent
+``mute(server)``                                answers lost on their way
 ``slow(server, delay, bytes_per_second)``       network slow
 ``reject(broker)``                              events are refused
 ``faults``                                      the object that has all these verbs
@@ -152,6 +153,12 @@ def kill(faults: Faults) -> Callable[..., Fault]:
 def cut(faults: Faults) -> Callable[..., Fault]:
     """A proxied server's connections are reset, new ones refused."""
     return faults.cut
+
+
+@pytest.fixture
+def mute(faults: Faults) -> Callable[..., Fault]:
+    """A proxied server hears everything, and its answers do not get through."""
+    return faults.mute
 
 
 @pytest.fixture

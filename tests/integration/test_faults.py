@@ -39,7 +39,7 @@ def bus(proxied_nats_server: NatsServer) -> Iterator[EventBus]:
 
 
 @pytest.mark.nats
-@pytest.mark.parametrize("verb", ["freeze", "kill", "cut", "deaf"])
+@pytest.mark.parametrize("verb", ["freeze", "kill", "cut", "mute", "deaf"])
 def test_a_fault_holds_up_everything_until_its_block_ends(
     bus: EventBus, proxied_nats_server: NatsServer, faults: Faults, verb: str
 ) -> None:
@@ -50,7 +50,7 @@ def test_a_fault_holds_up_everything_until_its_block_ends(
 
 
 @pytest.mark.nats
-@pytest.mark.parametrize("verb", ["freeze", "kill", "cut", "deaf"])
+@pytest.mark.parametrize("verb", ["freeze", "kill", "cut", "mute", "deaf"])
 def test_a_fault_ends_after_its_seconds(
     bus: EventBus, proxied_nats_server: NatsServer, faults: Faults, verb: str
 ) -> None:
@@ -135,6 +135,81 @@ def test_what_is_not_possible_is_said(
         faults.reject(cluster, BrokerFull("x"))
     with MemoryBus() as bus, pytest.raises(TypeError, match="PublishError"):
         faults.reject(bus, 29)
+
+
+# -- several at a time -----------------------------------------------------------------
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("outer", ["cut", "mute", "deaf"])
+@pytest.mark.parametrize("inner", ["cut", "slow", "deaf"])
+def test_the_network_is_given_back_as_it_was(
+    bus: EventBus,
+    proxied_nats_server: NatsServer,
+    faults: Faults,
+    outer: str,
+    inner: str,
+) -> None:
+    """A fault that ends does not end the one around it."""
+    with getattr(faults, outer)(proxied_nats_server):
+        with getattr(faults, inner)(proxied_nats_server.proxy):
+            bus.publish_envelope("faults", envelope(1))
+        assert bus.flush(0.3) == 1
+    assert read(bus, 1)[0].success
+
+
+@pytest.mark.nats
+def test_what_ends_first_ends_nothing_else(
+    bus: EventBus, proxied_nats_server: NatsServer, faults: Faults
+) -> None:
+    """Also if it began first: the newest counts until it ends itself."""
+    slow = faults.slow(proxied_nats_server, delay=0.01)
+    with faults.cut(proxied_nats_server):
+        slow.undo()
+        bus.publish_envelope("faults", envelope(1))
+        assert bus.flush(0.3) == 1
+    assert read(bus, 1)[0].success
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("verb", ["freeze", "kill"])
+def test_a_server_is_broken_until_the_last_fault_ends(
+    bus: EventBus, proxied_nats_server: NatsServer, verb: str
+) -> None:
+    """Whoever asked for it: these are two testers."""
+    with Faults() as mine, Faults() as yours:
+        fault = getattr(mine, verb)(proxied_nats_server)
+        getattr(yours, verb)(proxied_nats_server).undo()
+        bus.publish_envelope("faults", envelope(1))
+        assert bus.flush(0.3) == 1
+        again = getattr(yours, verb)(proxied_nats_server)
+        fault.undo()
+        assert bus.flush(0.3) == 1
+        again.undo()
+        assert read(bus, 1)[0].success
+
+
+@pytest.mark.nats
+def test_what_could_not_be_given_back_is_refused(
+    fresh_nats_server: NatsServer, faults: Faults
+) -> None:
+    """A dead server is not frozen any more; it is left as it is."""
+    with faults.freeze(fresh_nats_server):
+        with pytest.raises(NotPossibleHere, match="during a freeze"):
+            faults.kill(fresh_nats_server)
+        assert fresh_nats_server.running
+    with (
+        faults.kill(fresh_nats_server),
+        pytest.raises(NotPossibleHere, match="during a kill"),
+    ):
+        faults.freeze(fresh_nats_server)
+    assert fresh_nats_server.running
+
+
+@pytest.mark.parametrize("verb", ["freeze", "kill", "cut", "mute", "deaf", "slow"])
+def test_an_address_cannot_be_broken(faults: Faults, verb: str) -> None:
+    with pytest.raises(NotPossibleHere, match="'nats://x'"):
+        getattr(faults, verb)("nats://x")
 
 
 @pytest.mark.nats

@@ -153,6 +153,45 @@ def test_deaf(proxy: TcpProxy, echo: Echo) -> None:
         assert ask(client) == b"hello"
 
 
+def test_mute(proxy: TcpProxy, echo: Echo) -> None:
+    """The server hears what comes, and is not heard; then connections are reset."""
+    with call(proxy) as old:
+        old.sendall(b"x")
+        assert old.recv(1) == b"x"
+        proxy.mute()
+        proxy.mute()
+        old.sendall(b"stored")
+        eventually(lambda: echo.heard == 7)
+        eventually(lambda: proxy.swallowed == 6)
+        with call(proxy) as new:
+            new.sendall(b"too")
+            eventually(lambda: proxy.swallowed == 9)
+            proxy.heal()
+            for one in (old, new):
+                with pytest.raises(ConnectionError):
+                    ask(one)
+    assert proxy.swallowed == 9
+
+
+def test_mute_loses_answers_that_are_under_way(proxy: TcpProxy, echo: Echo) -> None:
+    with call(proxy) as client:
+        proxy.slow(delay=0.3)
+        client.sendall(b"stored")
+        eventually(lambda: echo.heard == 6)
+        proxy.mute()
+        eventually(lambda: proxy.swallowed == 6)
+
+
+def test_mute_after_deaf(proxy: TcpProxy) -> None:
+    """A connection that has lost what the client said is reset."""
+    with call(proxy) as client:
+        eventually(lambda: proxy.connections == 1)
+        proxy.deaf()
+        proxy.mute()
+        with pytest.raises(ConnectionError):
+            ask(client)
+
+
 def test_deaf_to_the_end_of_a_connection(proxy: TcpProxy) -> None:
     """The server does not hear that a client has gone."""
     with call(proxy) as client:

@@ -55,8 +55,8 @@ def test_the_server(freeze, kill, fresh_nats_server):
     kill(fresh_nats_server, seconds=0.1).wait()
     assert reached(fresh_nats_server)
 
-def test_the_network(proxied_nats_server, cut, deaf, slow):
-    for verb in cut, deaf:
+def test_the_network(proxied_nats_server, cut, mute, deaf, slow):
+    for verb in cut, mute, deaf:
         with verb(proxied_nats_server):
             assert not reached(proxied_nats_server)
     with slow(proxied_nats_server, delay=1):
