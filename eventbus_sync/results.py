@@ -17,7 +17,7 @@ from typing import NamedTuple
 import attrs
 
 from eventbus_sync._threads import WaitList
-from eventbus_sync.errors import PublishError, ResultChannelClosed
+from eventbus_sync.errors import ConfigError, PublishError, ResultChannelClosed
 
 
 class Outcome(enum.StrEnum):
@@ -108,6 +108,8 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         self._waiting: set[int] = set()
         # Wakes publishers which wait for room; set by the bus in "reserve" mode.
         self._on_taken: Callable[[], None] | None = None
+        # Tells the name of who reads alone now, a relay perhaps; None: whoever likes.
+        self._sole_reader: Callable[[], str | None] | None = None
 
     # -- the reader's side ---------------------------------------------------------
 
@@ -118,6 +120,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         Raises:
             queue.Empty: nothing came in time.
             ResultChannelClosed: the bus is closed and nothing is left.
+            ConfigError: a relay or a ``ResultConsumer`` reads this channel.
             ValueError: *timeout* is negative.
         """
         result = self._take(1, block=block, timeout=timeout)
@@ -136,12 +139,17 @@ class PublishResultChannel(queue.Queue[PublishResult]):
 
         Raises:
             ResultChannelClosed: the bus is closed and nothing is left.
+            ConfigError: a relay or a ``ResultConsumer`` reads this channel.
             ValueError: *max_items* is below 1 or *timeout* is negative.
         """
         if max_items < 1:
             msg = f"max_items must be at least 1, not {max_items!r}"
             raise ValueError(msg)
         return self._take(max_items, block=True, timeout=timeout)
+
+    def _take_alone(self, max_items: int, timeout: float | None) -> list[PublishResult]:
+        """``get_many`` for the one who reads alone."""
+        return self._take(max_items, block=True, timeout=timeout, alone=True)
 
     def __iter__(self) -> Iterator[PublishResult]:
         """Yield results until the bus is closed and none is left."""
@@ -168,13 +176,29 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         msg = "the result channel ends with its bus; call bus.close()"
         raise TypeError(msg)
 
+    def _read_by(self, sole_reader: Callable[[], str | None]) -> None:
+        """Refuse results to everybody else, also to who waits for one already."""
+        with self.mutex:
+            self._sole_reader = sole_reader
+            self._readers.wake_all_locked()
+
+    def _refuse_second_reader(self, alone: bool) -> None:  # noqa: FBT001 - of two callers
+        name = None if alone or self._sole_reader is None else self._sole_reader()
+        if name is not None:
+            msg = (
+                f"the results of this bus are read by {name!r}, which would wait for ever "
+                "for those that you take: read a bus of your own, or stop the other one"
+            )
+            raise ConfigError(msg)
+
     def _take(
-        self, most: int, *, block: bool, timeout: float | None
+        self, most: int, *, block: bool, timeout: float | None, alone: bool = False
     ) -> list[PublishResult]:
         """Return up to *most* results, or none in time. Raises at the end of stream."""
         if timeout is not None and timeout < 0:
             msg = "'timeout' must be a non-negative number"
             raise ValueError(msg)
+        self._refuse_second_reader(alone)
         with self.mutex:
             batch = self._pop_locked(most)
         if batch:
@@ -185,6 +209,7 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         ticket = None
         try:
             while True:
+                self._refuse_second_reader(alone)
                 with self.mutex:
                     self._readers.leave_locked(ticket)
                     batch = self._pop_locked(most)
@@ -278,5 +303,5 @@ class PublishResultChannel(queue.Queue[PublishResult]):
         self._inserted = self._dropped = 0
         self._waiting = set()
         self._readers = WaitList()
-        self._on_taken = None
+        self._on_taken = self._sole_reader = None
         self._ended = False

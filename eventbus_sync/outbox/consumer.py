@@ -10,7 +10,7 @@ from eventbus_sync._arguments import check_callable, check_seconds
 from eventbus_sync._threads import Deadline, WaitList, join_all, spawn
 from eventbus_sync.bus import EventBus
 from eventbus_sync.errors import ConfigError, ResultChannelClosed
-from eventbus_sync.outbox.reader import channel_of, take_channel
+from eventbus_sync.outbox.reader import channel_of, read_alone, take, take_channel
 from eventbus_sync.outbox.trouble import Trouble
 from eventbus_sync.results import PublishResult, PublishResultChannel
 
@@ -122,6 +122,7 @@ class ResultConsumer:
             take_channel(self._channel, self)
             self._stopping = False
             self._thread = spawn(f"{self._name}-consumer", self._run)
+            read_alone(self._channel, self)
 
     def stop(self, timeout: float = 10.0) -> bool:
         """
@@ -147,9 +148,7 @@ class ResultConsumer:
             if not self._batch:
                 # On the object before the handler sees it: nothing is lost if it fails.
                 try:
-                    self._batch = self._channel.get_many(
-                        self._max_items, timeout=self._timeout
-                    )
+                    self._batch = take(self._channel, self._max_items, self._timeout)
                 except ResultChannelClosed:
                     return
                 continue

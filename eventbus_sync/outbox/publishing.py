@@ -27,6 +27,7 @@ from eventbus_sync.errors import (
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Flight
+from eventbus_sync.outbox.reader import take
 from eventbus_sync.outbox.record import Mark, OutboxRecord
 from eventbus_sync.outbox.retry import (
     RetryPolicy,
@@ -172,7 +173,7 @@ class Publisher:
         """
         channel = self._bus.get_publish_result_channel()
         with self._receiving:
-            results = channel.get_many(_BATCH, timeout=timeout)
+            results = take(channel, _BATCH, timeout)
             if results and not self.deaf:
                 self.take_in(results)
         return bool(results)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from eventbus_sync.bus import EventBus
 from eventbus_sync.errors import ConfigError
-from eventbus_sync.results import PublishResultChannel
+from eventbus_sync.results import PublishResult, PublishResultChannel
 
 
 class Reader(Protocol):
@@ -66,6 +66,24 @@ def take_channel(channel: PublishResultChannel, reader: Reader) -> None:
             )
             raise ConfigError(msg)
         _readers[channel] = (weakref.ref(reader), os.getpid())
+
+
+def read_alone(channel: PublishResultChannel, reader: Reader) -> None:
+    """Refuse results to everybody but *reader*, which runs, until it has ended."""
+    known = weakref.ref(reader)
+
+    def sole_reader() -> str | None:
+        reader = known()
+        return None if reader is None or reader.finished else reader.name
+
+    channel._read_by(sole_reader)  # noqa: SLF001 - no program of a user's should do that
+
+
+def take(
+    channel: PublishResultChannel, most: int, timeout: float
+) -> list[PublishResult]:
+    """``get_many`` for the one who reads alone."""
+    return channel._take_alone(most, timeout)  # noqa: SLF001 - see read_alone
 
 
 def channel_of(source: EventBus | PublishResultChannel) -> PublishResultChannel:

@@ -31,7 +31,7 @@ from eventbus_sync.bus import EventBus
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.errors import ConfigError, JetStreamDisabled
 from eventbus_sync.outbox.lines import Counts
-from eventbus_sync.outbox.reader import take_channel
+from eventbus_sync.outbox.reader import read_alone, take_channel
 from eventbus_sync.outbox.relay_stats import RelayStats, snapshot
 from eventbus_sync.outbox.retry import RetryPolicy
 from eventbus_sync.outbox.running import Run
@@ -214,6 +214,7 @@ class OutboxRelay:
             # First, so that threads that were started can be stopped, whatever happens.
             self._run = run
             run.start()
+            read_alone(self._channel, self)
 
     def stop(self, timeout: float | None = None) -> bool:
         """

@@ -14,6 +14,7 @@ from eventbus_sync.outbox.held import HeldRows
 from eventbus_sync.outbox.lines import Counts
 from eventbus_sync.outbox.marking import Marker
 from eventbus_sync.outbox.publishing import OVERDUE, Publisher
+from eventbus_sync.outbox.reader import take
 from eventbus_sync.outbox.retry import RetryPolicy
 from eventbus_sync.outbox.settings import Settings
 from eventbus_sync.outbox.store import OutboxStore
@@ -91,7 +92,7 @@ class Run:
         # Outcomes of an earlier run belong to leases that ended: such a row may be
         # claimed again, and its old outcome must not count as the new one's.
         while self._channel.qsize():
-            self._channel.get_many(_BATCH, timeout=0)
+            take(self._channel, _BATCH, timeout=0)
         self._working = 2
         try:
             self._marks = self._spawn("marks", self._mark)

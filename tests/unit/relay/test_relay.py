@@ -837,6 +837,37 @@ def test_two_readers_of_one_bus_are_refused(store: MemoryStore, make: Make) -> N
     assert second.drain(SLACK)
 
 
+def test_who_reads_beside_a_relay_is_told(
+    store: MemoryStore, bus: MemoryBus, make: Make
+) -> None:
+    """Its results would never come: refused, also where it waits for one already."""
+    channel = bus.get_publish_result_channel()
+    told: list[ConfigError] = []
+
+    def read() -> None:
+        try:
+            channel.get()
+        except ConfigError as error:
+            told.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    eventually(lambda: channel._waiting, SLACK)
+    relay = make(name="eventbus-relay")
+    relay.start()
+    reader.join(SLACK)
+    assert "read by 'eventbus-relay'" in str(told[0])
+    for take in (channel.get_nowait, channel.get_many, lambda: next(iter(channel))):
+        with pytest.raises(ConfigError, match="read by 'eventbus-relay'"):
+            take()
+    store.add("t", *events(3))
+    assert relay.drain(SLACK)
+    relay.stop()
+    bus.publish_envelope("t", events(1)[0])
+    assert channel.get(timeout=SLACK).success
+    relay.start()  # it reads what is there itself
+
+
 def test_a_relay_that_never_ran_gives_its_bus_up_when_it_is_stopped(
     make: Make,
 ) -> None:

@@ -110,6 +110,18 @@ def test_stop_is_quick_also_while_it_waits_after_a_failure(
     assert consumer.stop(SLACK)
 
 
+def test_who_reads_beside_a_consumer_is_told(bus: MemoryBus) -> None:
+    """Until it has ended; then whoever likes."""
+    channel = bus.get_publish_result_channel()
+    with (
+        ResultConsumer(bus, print, timeout=0.1, name="eventbus-c"),
+        pytest.raises(ConfigError, match="read by 'eventbus-c'"),
+    ):
+        channel.get_nowait()
+    publish(bus, 1)
+    assert channel.get(timeout=SLACK).success
+
+
 def test_what_is_refused(bus: MemoryBus) -> None:
     with pytest.raises(ConfigError, match="handler must be callable"):
         ResultConsumer(bus, None)  # type: ignore[arg-type]
