@@ -302,15 +302,14 @@ def _leased(  # noqa: PLR0913
     not due any more, and what is behind it in its run is given back.
     """
     records = _lease(connection, database, table, taken, wish)
-    kept = choose.without_holes(candidates, {record.position for record in records})
-    if len(kept) == len(records):
-        return records
+    leased = {record.position for record in records}
+    behind = leased.difference(choose.without_holes(candidates, leased))
     c = table.c
     give_back = update(table).values(lease=null(), lease_until=null())
-    for some in parts({record.position for record in records}.difference(kept)):
+    for some in parts(behind):
         these = among(c.position, some)
         connection.execute(give_back.where(these, c.lease == wish.lease))
-    return tuple(record for record in records if record.position in set(kept))
+    return tuple(record for record in records if record.position not in behind)
 
 
 def _lease(
