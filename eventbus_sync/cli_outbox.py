@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from eventbus_sync.cli_database import DONE, NOTHING, add_database, answered
-from eventbus_sync.errors import StoreFailed
+from eventbus_sync.errors import ConfigError, StoreFailed
 
 
 if TYPE_CHECKING:
@@ -105,12 +105,18 @@ def add_outbox(
 
 
 def _init(_: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - it is installed, see opened
+    # It is installed: see opened.
+    from sqlalchemy.exc import DBAPIError, ProgrammingError  # noqa: PLC0415
 
     try:
         outbox.create_all()
     except DBAPIError as error:
-        msg = f"the table could not be made: {error.orig}"
+        msg = f"the table could not be made: {error.orig}".rstrip()
+        # The database answers, and says no. MariaDB and SQLite call that operational.
+        no_schema = "unknown database" in str(error.orig).lower()
+        if isinstance(error, ProgrammingError) or (outbox.table.schema and no_schema):
+            msg += "\nMake the schema first; look at --schema and at the user's rights."
+            raise ConfigError(msg) from error
         raise StoreFailed(msg) from error
     outbox.stats()  # a table that was there may be another one's
     sys.stdout.write(f"table {outbox.table.fullname} is ready\n")

@@ -18,6 +18,8 @@ from eventbus_sync.outbox.record import Change, Mark, OutboxRecord
 from eventbus_sync.results import Outcome, PublishResult
 
 
+# More do not fit into a column; only rows in which somebody wrote have so many.
+_MOST_ATTEMPTS: Final = 2**31 - 1
 #: Beyond this a power of two is more than any longest backoff.
 _MAX_DOUBLINGS: Final = 40
 
@@ -103,7 +105,7 @@ def decide(
     refused = result.outcome is Outcome.REJECTED
     limit = ""
     if refused:
-        attempts += 1
+        attempts = _one_more(attempts)
         if attempts >= policy.max_attempts:
             limit = f"refused {attempts} times"
     limit = limit or _too_old(record, policy)
@@ -156,12 +158,16 @@ def failed(
     random: Callable[[], float],
 ) -> Mark:
     """Return the mark of a row at which publishing failed in a way nobody foresaw."""
-    attempts = record.attempts + 1
+    attempts = _one_more(record.attempts)
     why = f"{type(error).__name__}: {error}"
     if attempts >= policy.max_attempts:
         why += f" (failed {attempts} times)"
         return Mark(record, Change.BURY, attempts, error=why)
     return Mark(record, Change.RETRY, attempts, policy.pause(attempts, random), why)
+
+
+def _one_more(attempts: int) -> int:
+    return min(attempts + 1, _MOST_ATTEMPTS)
 
 
 def _too_old(record: OutboxRecord, policy: RetryPolicy) -> str:

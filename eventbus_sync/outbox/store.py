@@ -5,7 +5,8 @@ The contract between the relay and a database. Numbered, and each sentence is te
    each; none is open when they return, and none waits for a broker.
 2. A row is claimed by one relay at a time. Its lease is a token made for this one claim:
    whoever has lost the lease changes nothing any more, however late he comes.
-3. A lease ends by the database's clock; the clocks of hosts do not matter.
+3. A lease ends by the database's clock; the clocks of hosts do not matter. One that
+   would end later than any lease that can be given is none.
 4. With ``ordering="aggregate"`` a claim holds, for each aggregate, a gapless run of rows
    that begins with its oldest unpublished one. An aggregate is left alone while
    another claim has rows of it, or while its oldest row waits for its next attempt. A
@@ -22,9 +23,10 @@ The contract between the relay and a database. Numbered, and each sentence is te
 """
 
 from collections.abc import Collection, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from eventbus_sync._threads import Deadline
+from eventbus_sync.config.fields import MAX_SECONDS
 from eventbus_sync.outbox.record import (
     Claim,
     Mark,
@@ -34,6 +36,9 @@ from eventbus_sync.outbox.record import (
     RowState,
 )
 
+
+#: Seconds that a lease can last from now on, whatever is written in a row.
+LONGEST_LEASE: Final = MAX_SECONDS
 
 Ordering = Literal["aggregate", "none"]
 OnDead = Literal["hold", "skip"]

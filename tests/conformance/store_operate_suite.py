@@ -1,5 +1,7 @@
 """What operators do with a store, as tests."""
 
+import pytest
+
 from support.outbox_rows import (
     buried,
     expire,
@@ -138,6 +140,14 @@ class OperateConformance:
         stats = outbox.stats()
         assert (stats.waiting, stats.pending) == (1, 1)
         assert 499 <= stats.oldest_age < 600
+
+    def test_one_id_is_no_collection_of_ids(self, outbox: SqlAlchemyOutbox) -> None:
+        (event_id,) = write(outbox, "a")
+        outbox.mark([buried(take(outbox).records[0])])
+        for refused in (outbox.requeue, outbox.discard):
+            with pytest.raises(TypeError, match=r"pass a list of ids, \["):
+                refused(event_id)
+        assert state_of(outbox) == ["dead"]
 
     def test_discard(self, outbox: SqlAlchemyOutbox) -> None:
         write(outbox, "a", "b")

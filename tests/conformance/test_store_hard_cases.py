@@ -1,5 +1,8 @@
 """What was wrong once, on each database."""
 
+import math
+import random
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,9 +30,13 @@ from support.outbox_rows import (
 )
 
 from eventbus_sync._threads import Deadline
-from eventbus_sync.errors import DuplicateKey
+from eventbus_sync.errors import BrokerFull, DuplicateKey
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-from eventbus_sync.outbox.record import Change, Mark
+from eventbus_sync.outbox import RetryPolicy
+from eventbus_sync.outbox.record import Change, Mark, RowState
+from eventbus_sync.outbox.retry import decide
+from eventbus_sync.outbox.store import LONGEST_LEASE
+from eventbus_sync.results import Outcome, PublishResult
 
 
 pytest_plugins = ["support.databases"]
@@ -182,6 +189,67 @@ def test_a_claim_in_parts(
     assert [r.position for r in records] == sorted(r.position for r in records)
     assert outbox.mark([published(r) for r in records]) == {r.position for r in records}
     assert len(take(outbox).records) == 7
+
+
+def test_attempts_beyond_all_bounds_are_marked(outbox: SqlAlchemyOutbox) -> None:
+    write(outbox, "a")
+    set_rows(outbox, attempts=2**31 - 1)
+    [record] = take(outbox).records
+    said = PublishResult(
+        record.event_id, "t", Outcome.REJECTED, BrokerFull(), 0.0, "a", "E", 0, 0.1
+    )
+    mark = decide(said, record, RetryPolicy(), random.random)
+    assert outbox.mark([mark]) == {record.position}
+    assert outbox.rows()[0].state is RowState.DEAD
+
+
+# -- leases ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("until", [math.inf, math.nan, 1e300, 1e10, -math.inf])
+def test_3_a_lease_that_nobody_can_have_given_has_ended(
+    outbox: SqlAlchemyOutbox, until: float
+) -> None:
+    if outbox.engine.dialect.name == "mysql" and not math.isfinite(until):
+        until = math.copysign(1.7e308, until)  # the largest that it has
+    write(outbox, "a", "b")
+    take(outbox)
+    set_rows(outbox, lease_until=until)
+    assert outbox.stats().leased == 0
+    assert aggregates(take(outbox)) == ["a", "b"]
+
+
+def test_the_longest_lease_stands(outbox: SqlAlchemyOutbox) -> None:
+    write(outbox, "a")
+    assert len(take(outbox, seconds=LONGEST_LEASE).records) == 1
+    assert take(outbox).records == ()
+    assert outbox.stats().leased == 1
+
+
+@pytest.mark.parametrize("ordering", ["aggregate", "none"])
+def test_4_a_row_that_is_not_due_any_more_ends_its_run(
+    outbox: SqlAlchemyOutbox, ordering: str
+) -> None:
+    """The database's clock was set back between two statements of a claim."""
+    write(outbox, "a", "a", "b", "a")
+    second = outbox.rows()[1].position
+    done: list[str] = []
+
+    def set_back(_c: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE") and not done:
+            done.append(statement)
+            cursor.execute(
+                "UPDATE eventbus_outbox SET next_attempt_at = 4e9 "
+                f"WHERE position = {second}"
+            )
+
+    event.listen(outbox.engine, "before_cursor_execute", set_back)
+    held = ["a", "b"] if ordering == "aggregate" else ["a", "b", "a"]
+    assert aggregates(take(outbox, ordering=ordering)) == held
+    # What was not returned is nobody's.
+    assert outbox.stats().leased == len(held)
+    leased = [row.aggregate_id for row in outbox.rows() if row.leased_until is not None]
+    assert leased == held
 
 
 # -- since when ------------------------------------------------------------------------

@@ -273,6 +273,30 @@ def test_a_table_of_another_name(run: Run) -> None:
     assert run("stats")[0] == 2
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
+def test_a_schema_that_is_not_there_is_2(
+    run: Run, request: pytest.FixtureRequest, database: str
+) -> None:
+    there: SqlAlchemyOutbox = request.getfixturevalue(f"{database}_outbox")
+    db = there.engine.url.render_as_string(hide_password=False)
+    code, _, err = run("init", "--schema", "nope", db=db)
+    assert code == 2
+    assert "nope" in err
+    assert "look at --schema" in err
+    assert "Is the database up" not in err
+    assert run("stats", "--schema", "nope", db=db)[0] == 2
+
+
+def test_a_database_that_is_busy_is_3(run: Run, url: str, tmp_path: Path) -> None:
+    engine = create_engine(url)
+    with engine.connect() as writer:
+        writer.exec_driver_sql("BEGIN EXCLUSIVE")
+        code, _, err = run("init", db=f"{url}?timeout=0.05")
+    engine.dispose()
+    assert code == 3
+    assert "locked" in err
+
+
 @pytest.mark.parametrize("command", ["init", "stats", "list", "purge"])
 def test_a_database_out_of_reach_is_3(run: Run, command: str) -> None:
     nobody = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/app"

@@ -73,6 +73,19 @@ def test_the_last_attempt_buries() -> None:
     assert last.error == "not_authorized: no (refused 3 times)"
 
 
+def test_attempts_stay_what_a_column_can_hold() -> None:
+    """Whatever somebody wrote there: a mark that fails would fail for ever."""
+    said = result(Outcome.REJECTED, BrokerFull())
+    most = 2**31 - 1
+    many = RetryPolicy(max_attempts=most)
+    for attempts in (most - 1, most, 2**63 - 1):
+        for policy in (POLICY, many):
+            mark = decide(said, record(attempts=attempts), policy, high)
+            assert (mark.change, mark.attempts) == (Change.BURY, most)
+        mark = failed(record(attempts=attempts), KeyError(), POLICY, high)
+        assert (mark.change, mark.attempts) == (Change.BURY, most)
+
+
 def test_full_jitter_is_drawn_between_nothing_and_the_whole_pause() -> None:
     said = result(Outcome.REJECTED, BrokerFull())
     for drawn in (0.0, 0.25, 0.999):

@@ -27,12 +27,13 @@ from support.outbox_rows import (
 )
 from support.patience import SLACK
 
-from eventbus_sync import EnvelopeError, MemoryConfig
+from eventbus_sync import Envelope, EnvelopeError, MemoryConfig
 from eventbus_sync.errors import AutocommitRefused, ConfigError, DuplicateKey
 from eventbus_sync.integrations.sqlalchemy import (
     OutboxMixin,
     SqlAlchemyOutbox,
     outbox_table,
+    writing,
 )
 from eventbus_sync.integrations.sqlalchemy import claim as claim_module
 from eventbus_sync.integrations.sqlalchemy.choose import LARGEST_CLAIM, window_size
@@ -80,6 +81,17 @@ def test_the_schema_of_the_metadata() -> None:
 
     outbox = SqlAlchemyOutbox(create_engine("sqlite://"), metadata=Base.metadata)
     assert outbox.table is Outbox.__table__
+
+
+def test_an_engine_that_translates_the_schema_is_refused() -> None:
+    """It would be asked for the schema in one place, and write into another."""
+    engine = create_engine("sqlite://")
+    tenant = engine.execution_options(schema_translate_map={None: "ten1", "x": "y"})
+    with pytest.raises(ConfigError, match="name the schema, schema='ten1'"):
+        SqlAlchemyOutbox(tenant)
+    with pytest.raises(ConfigError, match="schema='y'"):
+        SqlAlchemyOutbox(tenant, schema="x")
+    SqlAlchemyOutbox(tenant, schema="ten1")
 
 
 def test_the_mixin_has_its_indexes_whatever_table_args_the_class_has() -> None:
@@ -276,6 +288,26 @@ def test_a_claim_is_as_large_as_it_may_be(
     assert claim.scanned_to == 7
     again = take(sqlite_outbox, limit=100_000, scan_from=7)
     assert [r.position for r in again.records] == list(range(8, 15))
+
+
+def test_a_batch_is_written_in_parts_of_bounded_size(
+    sqlite_outbox: SqlAlchemyOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some drivers make one statement of it, and a server takes 16 MiB of that."""
+    monkeypatch.setattr(writing, "_CHUNK_SIZE", 10_000)
+    sizes: list[int] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        if statement.startswith("INSERT"):
+            sizes.append(len(given) if isinstance(given, list) else 1)
+
+    event.listen(sqlite_outbox.engine, "before_cursor_execute", note)
+    texts = ["x" * 4000] * 3 + ["x" * 30_000] + ["x"] * 5
+    events = [Envelope("a", "T", 1, {"x": text}) for text in texts]
+    with sqlite_outbox.engine.begin() as connection:
+        ids = sqlite_outbox.add_many(connection, "t", events)
+    assert sizes == [2, 1, 1, 5]
+    assert [row.event_id for row in sqlite_outbox.rows()] == ids
 
 
 def test_one_parameter_for_each_row_is_too_many(

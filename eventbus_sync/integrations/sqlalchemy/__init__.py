@@ -10,6 +10,7 @@ The outbox in SQLAlchemy 2, for SQLite, PostgreSQL and MariaDB or MySQL.
     reading.py     a row becomes what a relay publishes
     marks.py       a relay says what became of them
     operate.py     what operators do and see
+    purge.py       what is settled goes after a while
     database.py    short transactions, and what differs between databases
     listen.py      PostgreSQL says when there is something to do
     schema.py      is the table as it must be? (keys.py: are rows numbered, told apart?)

@@ -47,7 +47,7 @@ from eventbus_sync.integrations.sqlalchemy.database import Database
 from eventbus_sync.integrations.sqlalchemy.reading import columns_read, record_of
 from eventbus_sync.integrations.sqlalchemy.texts import from_column
 from eventbus_sync.outbox.record import Claim, OutboxRecord, RowState
-from eventbus_sync.outbox.store import OnDead, Ordering
+from eventbus_sync.outbox.store import LONGEST_LEASE, OnDead, Ordering
 
 
 PENDING: Final = RowState.PENDING.value
@@ -160,7 +160,7 @@ def claim(
         # Perhaps these are the first of very many that are scheduled for later.
         go_on, next_due = due_later.look_behind(connection, table, go_on)
     return Claim(
-        _lease(connection, database, table, taken, wish),
+        _leased(connection, database, table, taken, candidates, wish),
         go_on,
         any(not row.visible for row in seen),
         next_due,
@@ -214,7 +214,7 @@ def _window(
         choose.Seen(
             position,
             from_column(aggregate_id),
-            until is None or until <= at,
+            until is None or not at < until <= at + LONGEST_LEASE,
             due - at,
             bool(is_visible),
             bytes_each or 0,
@@ -257,9 +257,7 @@ def _heads(
 
     # Not correlated: what relays have now is little, and is read once. For "is not
     # null" SQLite would not take the index.
-    in_use = select(leased.c.aggregate_id).where(
-        leased.c.lease > "", number(leased.c.lease_until) > now()
-    )
+    in_use = select(leased.c.aggregate_id).where(leased.c.lease > "", stands(leased))
     end = first(dead, DEAD) if on_dead == "hold" else null()
     query = select(head.c.position, end).where(
         head.c.position == first(other, PENDING),
@@ -274,12 +272,18 @@ def _heads(
     return found
 
 
+def stands(rows: FromClause) -> ColumnElement[bool]:
+    """Return whether the lease of a row stands; infinity and the like are no end."""
+    until = number(rows.c.lease_until)
+    return and_(until > now(), until <= now() + LONGEST_LEASE)
+
+
 def is_claimable(table: Table) -> ColumnElement[bool]:
     """Return the guard of a claim: pending, due, and nobody has it."""
     c = table.c
     return and_(
         c.state == PENDING,
-        or_(c.lease_until.is_(None), number(c.lease_until) <= now()),
+        or_(c.lease_until.is_(None), ~stands(table)),
         number(c.next_attempt_at) <= now(),
     )
 
@@ -312,6 +316,31 @@ def _locked(
         these = connection.execute(query.where(among(table.c.position, some)))
         locked.update((position, size) for position, size in these)
     return locked
+
+
+def _leased(  # noqa: PLR0913
+    connection: Connection,
+    database: Database,
+    table: Table,
+    taken: Sequence[int],
+    candidates: Sequence[list[int]],
+    wish: Wish,
+) -> tuple[OutboxRecord, ...]:
+    """
+    Lease *taken* and return them, without holes.
+
+    One is missing if the clock of the database was set back since it was seen: it is
+    not due any more, and what is behind it in its run is given back.
+    """
+    records = _lease(connection, database, table, taken, wish)
+    leased = {record.position for record in records}
+    behind = leased.difference(choose.without_holes(candidates, leased))
+    c = table.c
+    give_back = update(table).values(lease=null(), lease_until=null())
+    for some in parts(behind):
+        these = among(c.position, some)
+        connection.execute(give_back.where(these, c.lease == wish.lease))
+    return tuple(record for record in records if record.position not in behind)
 
 
 def _lease(

@@ -1,7 +1,5 @@
 """What operators do with the outbox, and what they see of it."""
 
-import itertools
-
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -10,7 +8,6 @@ from sqlalchemy import (
     Row,
     Table,
     case,
-    delete,
     func,
     literal,
     null,
@@ -20,14 +17,18 @@ from sqlalchemy import (
     update,
 )
 
-from eventbus_sync.integrations.sqlalchemy.claim import DEAD, PENDING, is_visible
+from eventbus_sync.integrations.sqlalchemy.claim import (
+    DEAD,
+    PENDING,
+    is_visible,
+    stands,
+)
 from eventbus_sync.integrations.sqlalchemy.clock import now, number
 from eventbus_sync.integrations.sqlalchemy.database import Database
 from eventbus_sync.integrations.sqlalchemy.texts import to_column, to_show
 from eventbus_sync.outbox.record import OutboxRow, OutboxStats, Requeued, RowState
 
 
-_SETTLED: Final = (RowState.PUBLISHED.value, RowState.DISCARDED.value)
 _CHUNK: Final = 500
 
 # The oldest transaction of the server that has written; nobody's rows written since can
@@ -49,58 +50,12 @@ _OLDEST_WRITER: Final = text("""
 """)
 
 
-def purge(
-    connection: Connection,
-    database: Database,
-    table: Table,
-    older_than: float,
-    limit: int,
-) -> int:
-    """
-    Do what ``OutboxStore.purge`` says, strictly the oldest first.
-
-    So what is left tells of what time nothing was purged: ``requeue`` relies on it.
-    """
-    c = table.c
-    positions: list[int] = []
-    for state in _SETTLED:
-        query = (
-            select(c.position)
-            .where(c.state == state, c.settled_at < now() - older_than)
-            .order_by(c.settled_at)
-            .limit(limit - len(positions))
-        )
-        oldest = connection.scalars(query).all()
-        positions += _before_locked(connection, database, table, oldest)
-    gone = 0
-    for start in range(0, len(positions), _CHUNK):
-        some = positions[start : start + _CHUNK]
-        statement = delete(table).where(c.position.in_(some), c.state.in_(_SETTLED))
-        gone += connection.execute(statement).rowcount
-    return gone
-
-
-def _before_locked(
-    connection: Connection, database: Database, table: Table, positions: Sequence[int]
-) -> Sequence[int]:
-    """Lock *positions* up to the first that somebody else has, or that is gone."""
-    if not database.locks_rows:
-        return positions
-    c = table.c
-    locked: set[int] = set()
-    for start in range(0, len(positions), _CHUNK):
-        some = positions[start : start + _CHUNK]
-        query = select(c.position).where(c.position.in_(some))
-        locked.update(connection.scalars(query.with_for_update(skip_locked=True)))
-    return list(itertools.takewhile(locked.__contains__, positions))
-
-
 def stats(
     connection: Connection, database: Database, table: Table, *, settled: bool
 ) -> OutboxStats:
     """Do what ``OutboxStore.stats`` says."""
     c = table.c
-    is_leased = number(c.lease_until) > now()
+    is_leased = stands(table)
     waits = number(c.next_attempt_at) > now()
     # What was never due is not late; what failed once is, while it waits too.
     late = or_(~waits, c.attempts > 0, c.error.is_not(None))
@@ -205,7 +160,12 @@ def requeue(
     table: Table,
     event_ids: Collection[str] | None,
 ) -> Requeued:
-    """Do what ``OutboxStore.requeue`` says."""
+    """
+    Do what ``OutboxStore.requeue`` says.
+
+    Raises:
+        TypeError: the ids are one text.
+    """
     dead, later = table.alias("dead"), table.alias("later")
     # One entry of the index, as in a claim: the last one published of the aggregate.
     passed = (
@@ -276,7 +236,7 @@ def _in_flight(connection: Connection, table: Table) -> dict[str, int]:
     c = table.c
     # By the index of leases: asked for the state, or grouped, SQLite takes another one.
     query = select(c.aggregate_id, c.position, c.state).where(
-        c.lease > "", number(c.lease_until) > now()
+        c.lease > "", stands(table)
     )
     last: dict[str, int] = {}
     for name, position, state in connection.execute(query):
@@ -291,7 +251,12 @@ def discard(
     table: Table,
     event_ids: Collection[str],
 ) -> tuple[str, ...]:
-    """Do what ``OutboxStore.discard`` says."""
+    """
+    Do what ``OutboxStore.discard`` says.
+
+    Raises:
+        TypeError: the ids are one text.
+    """
     c = table.c
     query = select(c.position, c.event_id).where(c.state == DEAD).order_by(c.position)
     found = _of_ids(connection, database, query, c.event_id, event_ids)
@@ -308,6 +273,12 @@ def _of_ids(
     event_ids: Collection[str] | None,
 ) -> Sequence[Row[Any]]:
     """Return the dead rows of *query*, locked, of some ids or of all with None."""
+    if isinstance(event_ids, str):
+        # Each of its letters would be an id.
+        msg = (
+            f"event_ids is the text {event_ids!r}: pass a list of ids, [{event_ids!r}]"
+        )
+        raise TypeError(msg)
     if database.locks_rows:
         query = query.with_for_update(of=column.table)
     if event_ids is None:

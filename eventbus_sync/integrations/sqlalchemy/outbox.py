@@ -23,6 +23,9 @@ from eventbus_sync.integrations.sqlalchemy import (
     operate as _operate,
 )
 from eventbus_sync.integrations.sqlalchemy import (
+    purge as _purge,
+)
+from eventbus_sync.integrations.sqlalchemy import (
     schema as _schema,
 )
 from eventbus_sync.integrations.sqlalchemy import (
@@ -68,7 +71,8 @@ class SqlAlchemyOutbox:
         engine: of the database; it stays yours. Store methods use connections of its
             pool, one at a time and for short.
         table_name: up to 50 characters of ASCII, no ``%`` among them.
-        schema: of the table; without one it is that of *metadata*.
+        schema: of the table; without one it is that of *metadata*. An engine with a
+            ``schema_translate_map`` for it is refused: name the schema itself here.
         metadata: yours, so that Alembic and ``create_all`` know the table; a table of
             this name and schema in it, such as that of an ``OutboxMixin``, is used.
         notify: whether ``add`` wakes relays by PostgreSQL's NOTIFY. It makes commits
@@ -86,7 +90,8 @@ class SqlAlchemyOutbox:
             at a time.
 
     Raises:
-        ConfigError: no table can have this name on every database.
+        ConfigError: no table can have this name on every database, or the engine would
+            look for it in another schema.
     """
 
     def __init__(  # noqa: PLR0913 - settings
@@ -102,6 +107,7 @@ class SqlAlchemyOutbox:
         self.engine = engine
         metadata = MetaData() if metadata is None else metadata
         self.table = outbox_table(metadata, table_name, schema=schema)
+        _schema.refuse_translation(engine, self.table)
         self._database = Database(engine, commit_order=commit_order)
         self._notifier = _writing.Notifier(table_name) if notify else None
         self._listener = Listener(engine, table_name) if notify else None
@@ -245,7 +251,7 @@ class SqlAlchemyOutbox:
     def purge(self, *, older_than: float, limit: int) -> int:
         """Delete up to *limit* rows settled over *older_than* seconds ago; count them."""
         return self._run(
-            lambda c: _operate.purge(c, self._database, self.table, older_than, limit)
+            lambda c: _purge.purge(c, self._database, self.table, older_than, limit)
         )
 
     def wait(self, deadline: Deadline) -> bool:

@@ -19,7 +19,7 @@ from sqlalchemy.types import (
     _Binary,
 )
 
-from eventbus_sync.errors import SchemaMismatch
+from eventbus_sync.errors import ConfigError, SchemaMismatch
 from eventbus_sync.integrations.sqlalchemy import keys
 from eventbus_sync.integrations.sqlalchemy.table import index_names
 
@@ -29,6 +29,24 @@ _DEFAULTS: Final = ("state", "attempts", "created_at")
 _UNIQUE: Final = ("event_id", "idempotency_key")
 # In more digits than this a moment of this century has microseconds.
 _ENOUGH_BITS: Final = 53
+
+
+def refuse_translation(engine: Engine, table: Table) -> None:
+    """
+    Refuse an engine that looks for *table* in another schema than it says.
+
+    Raises:
+        ConfigError: it has a ``schema_translate_map`` for the schema. It counts for
+            statements but not for looks at the schema, and would not for a relay.
+    """
+    translated = engine.get_execution_options().get("schema_translate_map") or {}
+    if table.schema in translated:
+        msg = (
+            f"the engine's schema_translate_map has an entry for {table.schema!r}, the "
+            f"schema of {table.fullname}: give the outbox an engine without one, and "
+            f"name the schema, schema={translated[table.schema]!r}"
+        )
+        raise ConfigError(msg)
 
 
 def create(engine: Engine, table: Table, *, commit_order: bool) -> None:

@@ -8,7 +8,7 @@ go on, also on PostgreSQL.
 import contextlib
 import weakref
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -41,7 +41,10 @@ from eventbus_sync.integrations.trace import current_trace
 #: What ``add`` takes: the caller's own.
 Transactional = Session | scoped_session[Any] | Connection
 
+# What is written at once, in rows and in characters: some drivers make one statement of
+# it, and MariaDB ends the connection if that exceeds max_allowed_packet.
 _CHUNK: Final = 1000
+_CHUNK_SIZE: Final = 2**20
 
 
 def connection_of(given: Transactional, table: Table) -> Connection:
@@ -240,8 +243,8 @@ def add_many(
     begin_before_savepoint(connection)
     savepoint = connection.begin_nested()
     try:
-        for start in range(0, len(rows), _CHUNK):
-            connection.execute(insert(table).inline(), rows[start : start + _CHUNK])
+        for some in _chunks(rows):
+            connection.execute(insert(table).inline(), some)
     except BaseException as error:
         # A deadlock of MariaDB has taken the savepoint along; it is what is to be told.
         with contextlib.suppress(SQLAlchemyError):
@@ -252,6 +255,20 @@ def add_many(
         raise
     savepoint.commit()
     return [from_column(row["event_id"]) for row in rows]
+
+
+def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Return *rows* in their order, in parts that are not too large to be sent."""
+    chunk: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        own = sum(len(one) for one in row.values() if isinstance(one, str | bytes))
+        if chunk and (len(chunk) >= _CHUNK or size + own > _CHUNK_SIZE):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += own
+    yield chunk
 
 
 def _is_there(
