@@ -17,6 +17,7 @@ _KAFKA_SETTINGS = "eventbus_sync/backends/kafka/settings.py"
 _ENVELOPE = "eventbus_sync/envelope/envelope.py"
 
 _HOSTILE_NATS = "tests/integration/test_nats_hostile.py::test_promise_1_"
+_REFUSED_BY_NATS = "tests/unit/test_nats_refusals.py::test_promise_1_"
 _AGAIN_ON_NATS = "tests/integration/test_promises_nats.py::test_promise_"
 _AGAIN_ON_KAFKA = (
     "tests/integration/test_promises.py::test_promise_5_and_6_kafka_"
@@ -46,7 +47,7 @@ IN_THE_BROKERS = [
         _NATS_REFUSALS,
         "            if len(unanswered) <= doubt.sure:\n",
         "            unanswered = unanswered[: doubt.sure]\n            if unanswered:\n",
-        [f"{_HOSTILE_NATS}a_refusal_that_overtakes_an_ack"],
+        [f"{_REFUSED_BY_NATS}a_late_ack_is_not_taken_for_a_refusal"],
     ),
     # -- promise 5: stored once --------------------------------------------------------
     Breakage(

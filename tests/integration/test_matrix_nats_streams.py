@@ -4,13 +4,20 @@ The fault matrix, NATS: what befalls the stream while four threads publish to it
 Each line ends with the books: what was acked is stored once, what was rejected is not.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import asyncio
+import contextlib
+import threading
 
+from collections.abc import Iterator
+from typing import Any, Self
+
+import nats
+import nats.errors
 import pytest
 
+from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy
+from nats.js.api import DiscardPolicy, RetentionPolicy
 from support.eventually import eventually
 from support.jetstream import (
     MakeBus,
@@ -22,11 +29,17 @@ from support.jetstream import (
     unique_stream,
 )
 from support.load import Load, in_the_order_of_publishing
+from support.patience import let_pass
 
 from eventbus_sync import Outcome
-from eventbus_sync.errors import BrokerFull, DestinationNotFound, MessageRefused
-from eventbus_sync.testing import NatsServer
-from eventbus_sync.testing.readback import read_nats_stream
+from eventbus_sync.errors import (
+    BrokerFull,
+    DestinationNotFound,
+    MessageRefused,
+    PublishUnknown,
+)
+from eventbus_sync.testing import NatsServer, TcpProxy
+from eventbus_sync.testing.readback import StoredEvent, read_nats_stream
 
 
 pytestmark = pytest.mark.nats
@@ -173,3 +186,92 @@ def test_promises_1_2_and_5_the_stream_forgets_soon(
     assert Outcome.UNKNOWN in load.outcomes()
     # Some of them are stored, and their retry would have been a second copy.
     load.check(read_nats_stream(server.url, "SHORT"), in_order=False)
+
+
+class _Consumer:
+    """Takes messages out of a work queue while the block lasts, whatever the server does."""
+
+    def __init__(self, url: str, stream: str, subject: str) -> None:
+        self.taken: dict[tuple[str, int], StoredEvent] = {}
+        self._url, self._stream, self._subject = url, stream, subject
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def has(self, event_ids: set[str]) -> bool:
+        """Whether each of these events has been taken."""
+        return event_ids <= {event_id for event_id, _ in [*self.taken]}
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            # The server is away, or JetStream is not ready yet.
+            with contextlib.suppress(OSError, nats.errors.Error):
+                client = await nats.connect(
+                    self._url, allow_reconnect=False, connect_timeout=1
+                )
+                try:
+                    await self._take(client)
+                finally:
+                    await client.close()
+            await asyncio.sleep(0.1)
+
+    async def _take(self, client: Client) -> None:
+        js = client.jetstream(timeout=1)
+        queue = await js.pull_subscribe(self._subject, "worker", stream=self._stream)
+        while client.is_connected and not self._stop.is_set():
+            with contextlib.suppress(nats.errors.TimeoutError):
+                for message in await queue.fetch(200, timeout=0.3):
+                    event_id = (message.headers or {})["X-Event-ID"]
+                    sequence = message.metadata.sequence.stream
+                    # Delivered again after a restart it has the same sequence.
+                    self.taken[event_id, sequence] = StoredEvent(
+                        event_id, "", message.subject, 0, sequence, message.data
+                    )
+                    await message.ack()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["kill", "cut"])
+def test_promises_1_2_and_5_a_work_queue_forgets_what_was_consumed(
+    make: MakeBus, end: str
+) -> None:
+    """
+    Consumed before its ack came: after a restart unknown rather than stored twice.
+
+    The same run of the server recognises it, and there everything is acked.
+    """
+    with TcpProxy() as proxy, NatsServer(proxy=proxy) as server:
+        direct = f"nats://127.0.0.1:{server.port}"
+        make_stream(direct, "Q", "q", retention=RetentionPolicy.WORK_QUEUE)
+        bus = make(server, stream="Q", subjects=["q"], ack_wait=1.0)
+        with _Consumer(direct, "Q", "q") as consumer:
+            with Load(bus, "q") as load:
+                for _ in range(3):
+                    load.goes_on()
+                    # Stored and consumed, and not yet acked to us.
+                    proxy.slow(delay=0.15)
+                    let_pass(0.8)
+                    if end == "kill":
+                        server.kill()
+                        server.start()
+                    else:
+                        proxy.cut()
+                    proxy.heal()
+                load.goes_on()
+            acked = load.with_outcome("q", Outcome.ACKED)
+            eventually(lambda: consumer.has(acked), 30)
+        assert bus.health().reconnects >= 3
+        unknown = [r.error for r in load.results if r.outcome is Outcome.UNKNOWN]
+        assert bool(unknown) is (end == "kill")
+        assert {type(error) for error in unknown} <= {PublishUnknown}
+        assert all("retention 'workqueue'" in str(error) for error in unknown)
+        assert load.outcomes() <= {Outcome.ACKED, Outcome.UNKNOWN}
+        # In the order of publishing but for what is published again.
+        load.check(list(consumer.taken.values()), in_order=False)

@@ -73,8 +73,8 @@ class World:
             self._end_of_write()
 
     def server_reads(self, number: int) -> None:
-        """The server reads on."""
-        for _ in range(1 + number):
+        """The server reads on, often only a little."""
+        for _ in range(1 + number * (number % 2)):
             if not self._there:
                 return
             what = self._there.popleft()
@@ -93,12 +93,13 @@ class World:
         """The bus reads on."""
         for _ in range(1 + number):
             if not self._back:
-                return
+                break
             what = self._back.popleft()
             if isinstance(what, str):
                 self.refusals.refused(what, nats.errors.Error("no"))
             else:
                 what()
+        self._end_of_write()
 
     def permissions_change(self, number: int) -> None:
         """A subject is denied, or granted."""
@@ -142,8 +143,11 @@ class World:
     def everything_comes(self) -> None:
         """All that is on its way arrives, and all that was stored is answered."""
         for _ in range(3):
-            self.server_reads(10_000)
-            self.bus_reads(10_000)
+            # Answers come last: until then refusals alone must not settle too much.
+            for _ in range(3):
+                self.server_reads(9_999)
+                self.bus_reads(10_000)
+            check(self)
             while self._to_answer:
                 self.stream_answers(1)
             self.clock_ticks(0)
@@ -170,6 +174,13 @@ _ACTS: list[Callable[[World, int], None]] = [
     World.stream_answers,
     World.gives_up,
     World.clock_ticks,
+    # What has to come together to be of interest, more often.
+    World.write,
+    World.server_reads,
+    World.server_reads,
+    World.bus_reads,
+    World.bus_reads,
+    World.permissions_change,
 ]
 _CLEAR = [act for act in _ACTS if act not in (World.write_plain, World.gives_up)]
 

@@ -88,7 +88,7 @@ def scene() -> Scene:
     return Scene()
 
 
-def test_a_late_ack_is_not_taken_for_a_refusal(scene: Scene) -> None:
+def test_promise_1_a_late_ack_is_not_taken_for_a_refusal(scene: Scene) -> None:
     """However late it is, what was accepted is not rejected; the other one is."""
     records = stored, denied = scene.write("s", "s")
     scene.deny()

@@ -76,6 +76,11 @@ class OneClient(Client):
         return str(self._server_info.get("server_id"))
 
     @property
+    def clustered(self) -> bool:
+        """Whether the server is one of a cluster."""
+        return bool(self._server_info.get("cluster"))
+
+    @property
     def usable(self) -> bool:
         """Whether what is written now may reach the server."""
         return bool(self.is_connected) and not self._writer.transport.is_closing()

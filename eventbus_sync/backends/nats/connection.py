@@ -151,6 +151,17 @@ class Connection:
         return self.client.server_id
 
     @property
+    def run(self) -> str:
+        """
+        Which run of which server keeps the streams; "" if that cannot be said.
+
+        In a cluster, or behind a leaf node, the one that keeps the stream may be another
+        one than the one we are connected to, and be restarted without our noticing.
+        """
+        alone = not self.client.clustered and self._config.js_domain is None
+        return self.server_id if alone else ""
+
+    @property
     def max_payload(self) -> int:
         """The server's limit for header and body together, in bytes."""
         return int(self.client.max_payload)

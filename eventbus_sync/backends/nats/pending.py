@@ -62,6 +62,10 @@ class Pending:
             expired.append(record)
         return self._without(expired)
 
+    def take_unanswered(self) -> list[Record]:
+        """Take out what may be stored, as an earlier attempt ended without an answer."""
+        return self._without([r for r in self._records.values() if r.unanswered])
+
     def take_all(self) -> list[Record]:
         """Take out everything."""
         return self._without(list(self._records.values()))

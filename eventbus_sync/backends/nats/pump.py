@@ -102,6 +102,8 @@ class Pump:
         )
         self._connection: Connection | None = None
         self._serving_since = float("inf")
+        # The run of the server to which events have been written last.
+        self._written_to = ""
         self._culprit = Culprit()
         self._stop = asyncio.Event()
         self._grace = 0.0
@@ -183,6 +185,7 @@ class Pump:
     async def _serve(self, connection: Connection) -> None:
         """Write what there is, in order, until the connection is lost or we stop."""
         self._answers.last_at = self._serving_since = time.monotonic()
+        self._settle_forgotten(connection)
         self._sender.restart()
         if self._culprit.wanted:
             await self._sender.send_one_by_one(connection, self._culprit)
@@ -197,6 +200,14 @@ class Pump:
                 await self._handover.wait()
                 continue
             await asyncio.sleep(0)
+
+    def _settle_forgotten(self, connection: Connection) -> None:
+        """Settle what the stream may have stored and forgotten: it cannot go again."""
+        before, self._written_to = self._written_to, connection.run
+        reason = self._stream.forgets
+        if reason and (not connection.run or connection.run != before):
+            left = self._pending.take_unanswered()
+            self._sink.settle([(r.delivery, r.forgotten(reason)) for r in left])
 
     # -- what the connection tells -------------------------------------------------------
 

@@ -133,6 +133,13 @@ class Record:
         unknown.__cause__ = error
         return unknown
 
+    def forgotten(self, reason: str) -> PublishError:
+        """Return the outcome where the stream may not recognise it any more."""
+        return PublishUnknown(
+            "an attempt went unanswered, and it cannot be sent again, as the server may "
+            f"have been started anew since and would not recognise it: {reason}"
+        )
+
     def timed_out(self, reason: str) -> PublishError:
         """Return the outcome at the end of delivery_timeout."""
         if self.outstanding or self.unanswered:

@@ -13,6 +13,7 @@ from nats.js.api import StorageType, StreamConfig
 
 from eventbus_sync.backends.base import Sink
 from eventbus_sync.backends.nats.connection import Connection
+from eventbus_sync.backends.nats.forgetting import forgets
 from eventbus_sync.config import NatsConfig
 from eventbus_sync.config.nats import WINDOW_MARGIN
 from eventbus_sync.errors import BrokerUnreachable, EventBusError, StreamInvalid
@@ -53,12 +54,14 @@ class StreamCheck:
     Attributes:
         window: seconds for which the stream recognises a repeat.
         batches: what the stream takes, if events may go to it as batches; else nothing.
+        forgets: why it may not recognise a repeat after a restart, as a clause, or "".
         error: what is wrong with it, if anything is.
     """
 
     def __init__(self, config: NatsConfig, sink: Sink, verdict: Verdict) -> None:
         self.window = DEFAULT_WINDOW
         self.batches: tuple[str, ...] = ()
+        self.forgets = ""
         self.error: EventBusError | None = None
         self._config = config
         self._sink = sink
@@ -91,10 +94,12 @@ class StreamCheck:
         """
         error: EventBusError | None
         window = None
+        forgetful = self.forgets
         batches: tuple[str, ...] = ()
         try:
             found = await ensure_stream(connection, self._config)
             window = float((found and found.duplicate_window) or DEFAULT_WINDOW)
+            forgetful = "" if found is None else forgets(found, self._config)
             if found is not None and self._config.publish_mode == "batch":
                 batches = tuple(found.subjects or ())
             error = short_window(self._config, window)
@@ -105,6 +110,9 @@ class StreamCheck:
         self.batches = batches
         self._usable = window is not None
         self.window = window or self.window
+        if forgetful not in {"", self.forgets}:
+            self._sink.log(logging.WARNING, _warning(self._config, forgetful))
+        self.forgets = forgetful
         if not self._usable:
             self._look_at = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LOOK_MAX)
@@ -182,6 +190,13 @@ def short_window(config: NatsConfig, window: float) -> StreamInvalid | None:
         f"{what}, and events are retried for delivery_timeout="
         f"{config.delivery_timeout:g} s: {cure}, or lower delivery_timeout; until then "
         "an event is not sent again once the window may have passed"
+    )
+
+
+def _warning(config: NatsConfig, forgetful: str) -> str:
+    return (
+        f"stream {config.stream!r} may not recognise repeats after a restart of its "
+        f"server: {forgetful}; events that were unanswered then end as unknown"
     )
 
 
