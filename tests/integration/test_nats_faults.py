@@ -214,9 +214,9 @@ def test_promise_5_and_6_killed_with_20000_in_flight(
     proxy.heal()
     server.start()
     results = all_acked(bus, 20_000)
-    assert sum(result.duplicate for result in results) == 10_000
     stored_once_in_order(server, "KILLED", 20_000)
     all_are_there(server, "KILLED", events)
+    assert sum(result.duplicate for result in results) == 10_000
     _kill_in_the_middle(server, make(server, stream="AGAIN"), "AGAIN", 20_000)
 
 
@@ -239,9 +239,9 @@ def test_promise_5_and_6_restarts_in_a_row(
             server.stop()
             proxy.heal()
             server.start()
+    load.check(read_nats_stream(server.url, "RESTARTED"))
     assert load.outcomes() == {Outcome.ACKED}
     assert sum(result.duplicate for result in load.results) > 0
-    load.check(read_nats_stream(server.url, "RESTARTED"))
 
 
 # -- frozen ----------------------------------------------------------------------------
