@@ -117,8 +117,8 @@ def test_promises_1_2_5_and_6_killed_and_started_again(
         kafka.start()
         network.heal()
         load.goes_on(1000)
-    assert load.outcomes() == {Outcome.ACKED}
     load.check(stored(kafka, topic))
+    assert load.outcomes() == {Outcome.ACKED}
     assert bus.health().connected is True
     assert bus.health().reconnects >= 1
 
@@ -159,8 +159,8 @@ def test_promises_1_2_5_and_6_frozen_for_a_while(
         let_pass(4)
         kafka.resume()
         load.goes_on(1000)
-    assert load.outcomes() == {Outcome.ACKED}
     load.check(stored(kafka, topic))
+    assert load.outcomes() == {Outcome.ACKED}
 
 
 def test_promises_1_2_and_5_frozen_for_longer_than_delivery_timeout(

@@ -107,8 +107,8 @@ def test_promises_1_2_5_and_6_the_leader_is_killed_and_comes_back(
             eventually(lambda: leader() is not victim, 30)  # noqa: B023
             victim.start()
             eventually(lambda: cluster.in_sync(topic), 60)
-    assert load.outcomes() == {Outcome.ACKED}
     load.check(stored(cluster, topic))
+    assert load.outcomes() == {Outcome.ACKED}
 
 
 def test_promises_1_2_and_5_two_of_three_are_down(
