@@ -42,6 +42,7 @@ class Breakage:
         old: text that is in the file once.
         new: what takes its place.
         caught_by: ids of the tests that fail then, every one of them.
+        patience: seconds that they may take.
     """
 
     promise: int
@@ -50,6 +51,7 @@ class Breakage:
     old: str
     new: str
     caught_by: Sequence[str]
+    patience: float = PATIENCE
 
     @property
     def name(self) -> str:

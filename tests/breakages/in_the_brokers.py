@@ -27,6 +27,13 @@ _GIVEN_UP = (
     "tests/unit/test_kafka_backend.py::"
     "test_promise_5_a_producer_is_given_up_before_it_sends_again_under_a_new_epoch"
 )
+_MATRIX = "tests/integration/test_fault_matrix.py::test_promises_1_2_5_and_6"
+_CUT = f"{_MATRIX}[network cut, twice, nats]"
+_UNHEARD = f"{_MATRIX}[answers lost, and then the connection, nats]"
+_KILLED_ON_KAFKA = (
+    "tests/integration/test_matrix_kafka_broker.py::"
+    "test_promises_1_2_5_and_6_killed_and_started_again"
+)
 _IN_BATCHES = "tests/integration/test_nats_batches.py::test_promise_"
 _ON_NATS = "tests/conformance/test_nats.py::TestNats::test_"
 _ON_KAFKA = "tests/conformance/test_kafka.py::TestEmbeddedKafka::test_"
@@ -56,7 +63,7 @@ IN_THE_BROKERS = [
         _NATS_RECORD,
         "        self.header = header_bytes([*message.headers, message_id])\n",
         "        self.header = header_bytes(message.headers)\n",
-        [f"{_AGAIN_ON_NATS}5_nats_what_is_sent_again_is_stored_once"],
+        [f"{_AGAIN_ON_NATS}5_nats_what_is_sent_again_is_stored_once", _CUT, _UNHEARD],
     ),
     Breakage(
         5,
@@ -73,6 +80,16 @@ IN_THE_BROKERS = [
         "    if config.idempotence:\n",
         "    if not config.idempotence:\n",
         [_AGAIN_ON_KAFKA],
+    ),
+    Breakage(
+        5,
+        "Kafka stores again what a node has stored when it is killed",
+        _KAFKA_SETTINGS,
+        '        return {"enable.idempotence": True, "acks": "all"}\n',
+        '        return {"enable.idempotence": False, "acks": "all"}\n',
+        [_KILLED_ON_KAFKA],
+        # Apache Kafka starts twice, and has to share the machine.
+        patience=240,
     ),
     Breakage(
         5,
@@ -97,7 +114,7 @@ IN_THE_BROKERS = [
         _NATS_PENDING,
         "        return iter(list(self._records.values()))\n",
         "        return iter(list(self._records.values())[::-1])\n",
-        [f"{_AGAIN_ON_NATS}6_nats_what_is_sent_again_keeps_its_order"],
+        [f"{_AGAIN_ON_NATS}6_nats_what_is_sent_again_keeps_its_order", _CUT],
     ),
     Breakage(
         6,

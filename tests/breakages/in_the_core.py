@@ -18,6 +18,18 @@ _ON_MEMORY = "tests/conformance/test_memory.py::TestMemory::test_promise_"
 _CHANNEL = "tests/properties/test_channel_properties.py::TestChannel::runTest"
 
 IN_THE_CORE = [
+    # -- promise 1: the right outcome --------------------------------------------------
+    Breakage(
+        1,
+        "what is called rejected is stored",
+        _MEMORY,
+        "        error = DeliveryTimedOut()\n",
+        "        from eventbus_sync.errors import BrokerUnavailable\n"
+        "        for queued in overdue:\n"
+        "            self.broker.take(queued.message)\n"
+        "        error = BrokerUnavailable()\n",
+        [f"{_ON_MEMORY}1_frozen_broker_ends_in_outcomes"],
+    ),
     # -- promise 1: two roads ----------------------------------------------------------
     Breakage(
         1,

@@ -206,6 +206,17 @@ def test_what_could_not_be_given_back_is_refused(
     assert fresh_nats_server.running
 
 
+@pytest.mark.nats
+def test_a_frozen_server_that_was_killed_stays_dead(
+    fresh_nats_server: NatsServer, faults: Faults
+) -> None:
+    """Whoever killed it by its own verb starts it again."""
+    with faults.freeze(fresh_nats_server) as fault:
+        fault.wait()
+        fresh_nats_server.kill()
+    assert not fresh_nats_server.running
+
+
 @pytest.mark.parametrize("verb", ["freeze", "kill", "cut", "mute", "deaf", "slow"])
 def test_an_address_cannot_be_broken(faults: Faults, verb: str) -> None:
     with pytest.raises(NotPossibleHere, match="'nats://x'"):

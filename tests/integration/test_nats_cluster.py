@@ -8,16 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.suite import envelope, order_kept, publish_all, read
+from conformance.suite import envelope, publish_all, read
 from nats.js import JetStreamContext
 from support.eventually import eventually
 from support.jetstream import MakeBus, ask_jetstream, buses
 from support.load import Load
+from support.stored import as_of_a_rig
+from support.verdict import verdict
 
 from eventbus_sync import EventBus, Outcome
 from eventbus_sync.testing import NatsServer
 from eventbus_sync.testing._ports import HOST, free_port
-from eventbus_sync.testing.readback import StoredEvent, read_nats_stream
+from eventbus_sync.testing.conformance import books
+from eventbus_sync.testing.readback import read_nats_stream
 
 
 pytestmark = [pytest.mark.nats, pytest.mark.slow]
@@ -73,11 +76,12 @@ def publish(bus: EventBus) -> threading.Thread:
     return thread
 
 
-def stored_once(server: NatsServer, bus: EventBus) -> list[StoredEvent]:
+def stored_once(server: NatsServer, bus: EventBus) -> list[tuple[str, str, bytes]]:
     """Return what is stored: everything, once, and acked."""
-    assert {r.outcome for r in read(bus, COUNT)} == {Outcome.ACKED}
-    stored = read_nats_stream(server.url, STREAM)
-    assert len(stored) == len({event.event_id for event in stored}) == COUNT
+    results = verdict(read)(bus, COUNT)
+    stored = as_of_a_rig(read_nats_stream(server.url, STREAM))
+    books.stored_once(stored, COUNT)
+    assert {r.outcome for r in results} == {Outcome.ACKED}
     return stored
 
 
@@ -97,7 +101,7 @@ def test_promise_5_and_6_the_leader_is_killed(
     victim.kill()
     publishing.join()
     stored = stored_once(next(s for s in cluster if s is not victim), bus)
-    assert order_kept([(e.event_id, e.aggregate_id, e.value) for e in stored])
+    books.stored_once_in_order(stored, COUNT)
     assert bus.health().reconnects >= 1
 
 
@@ -128,9 +132,9 @@ def test_promises_1_2_and_5_the_leader_is_killed_twice(
             victim.start()
             # Without it a second death may leave a leader that lacks what was acked.
             eventually(lambda: caught_up(victim, cluster), 60)  # noqa: B023
-    assert load.outcomes() == {Outcome.ACKED}
     # A leader that moves refuses single messages, and later ones may pass them.
     load.check(read_nats_stream(cluster[0].url, STREAM), in_order=False)
+    assert load.outcomes() == {Outcome.ACKED}
 
 
 @both_modes

@@ -57,7 +57,7 @@ def test_promise_4_a_channel_full_for_minutes(scenes: tuple[Scene, Scene]) -> No
     """With "drop" results go, and are counted; with "reserve" publishers are told."""
     drops, reserves = scenes
     stop = threading.Event()
-    publishing = [scene.keep_publishing(stop) for scene in scenes]
+    publishing = [t for scene in scenes for t in scene.keep_publishing(stop)]
     try:
         for scene in scenes:
             eventually(lambda: scene.bus.stats().queued == CAPACITY, 60)  # noqa: B023

@@ -22,6 +22,7 @@ from eventbus_sync.testing._kafka_metadata import ask_metadata
 from eventbus_sync.testing._ports import HOST, free_port
 from eventbus_sync.testing.apache_kafka import ApacheKafkaServer, node_settings
 from eventbus_sync.testing.broker_errors import BrokerStartFailed
+from eventbus_sync.testing.proxy import TcpProxy
 
 
 __all__ = ["ApacheKafka", "ApacheKafkaCluster", "availability"]
@@ -51,6 +52,8 @@ class ApacheKafka(ApacheKafkaServer):
         node_id: number of this node, in a cluster.
         plan: the cluster it is part of; by default one of its own.
         ports: client port, controller port, and with ``users`` the SASL_SSL port.
+        proxy: the network before its unprotected listener; not in a cluster, whose
+            nodes would talk through it.
 
     ``start()`` raises BrokerNotInstalled as well, for whatever ``availability()`` tells.
     """
@@ -66,6 +69,7 @@ class ApacheKafka(ApacheKafkaServer):
         node_id: int = 1,
         plan: ClusterPlan | None = None,
         ports: Sequence[int] = (),
+        proxy: TcpProxy | None = None,
     ) -> None:
         super().__init__(
             Path(),
@@ -73,6 +77,7 @@ class ApacheKafka(ApacheKafkaServer):
             ports=ports,
             folder=folder,
             start_timeout=start_timeout,
+            proxy=proxy,
         )
         self.node_id = node_id
         self._auto_create_topics = auto_create_topics
@@ -120,6 +125,8 @@ class ApacheKafka(ApacheKafkaServer):
         settings = node_settings(
             self.node_id, listeners, plan.controllers, data=folder / "data"
         )
+        if self.proxy is not None:
+            settings["advertised.listeners"] = f"PLAINTEXT://{self.bootstrap_servers}"
         if sasl:
             settings |= sasl_settings(self._users, folder / "server.pem")
         settings["auto.create.topics.enable"] = str(self._auto_create_topics).lower()

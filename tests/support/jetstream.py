@@ -98,6 +98,15 @@ def stream_config(url: str, name: str) -> StreamConfig:
     return ask_jetstream(url, info).config
 
 
+def last_sequence(url: str, name: str) -> int:
+    """Return how many messages the stream has stored so far."""
+
+    async def info(js: JetStreamContext) -> StreamInfo:
+        return await js.stream_info(name)
+
+    return ask_jetstream(url, info).state.last_seq
+
+
 def reload_server(server: NatsServer, config: str) -> None:
     """The running server has read *config* in place of what it was started with."""
     # A reload must repeat what was a flag, or the server refuses it.

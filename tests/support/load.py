@@ -72,11 +72,15 @@ class Load:
         for thread in self._publishers:
             thread.join()
         try:
-            wanted = sum(map(len, self._accepted))
-            eventually(lambda: len(self.results) >= wanted, 90)
+            self._all_are_settled()
         finally:
             self._read.set()
             self._reader.join()
+
+    @verdict
+    def _all_are_settled(self) -> None:
+        wanted = sum(map(len, self._accepted))
+        eventually(lambda: len(self.results) >= wanted, 90)
 
     def goes_on(self, events: int = 500, timeout: float = 60) -> None:
         """So many more events are acked."""

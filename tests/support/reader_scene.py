@@ -33,6 +33,7 @@ class Scene:
         #: How often a publisher was told to come again.
         self.refused = 0
         self.bus: EventBus
+        self._lock = threading.Lock()
 
     def open(self, **settings: object) -> EventBus:
         """Make the bus."""
@@ -70,25 +71,30 @@ class Scene:
             assert not thread.is_alive()
         self.accepted = [event_id for line in self.lines.values() for event_id in line]
 
-    def keep_publishing(self, stop: threading.Event) -> threading.Thread:
-        """Publish from one thread until told to stop; who is refused tries again."""
+    def keep_publishing(
+        self, stop: threading.Event, threads: int = 4
+    ) -> list[threading.Thread]:
+        """Publish until told to stop; who is refused tries again."""
 
-        def run() -> None:
+        def run(line: int) -> None:
             number = 0
-            while not stop.wait(0.005):
-                event = Envelope("a0", "E", 1, number)
+            while not stop.wait(0.005 * threads):
+                event = Envelope(f"a{line}", "E", 1, number)
                 try:
                     event_id = self.bus.publish_envelope(f"{self._name}.a", event)
                 except BackendBusy:
-                    self.refused += 1
+                    with self._lock:
+                        self.refused += 1
                     continue
-                self.lines["a0"].append(event_id)
-                self.accepted.append(event_id)
+                with self._lock:
+                    self.lines[f"a{line}"].append(event_id)
+                    self.accepted.append(event_id)
                 number += 1
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
+        running = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
+        for thread in running:
+            thread.start()
+        return running
 
     @verdict
     def check(self, results: list[PublishResult]) -> None:

@@ -1,6 +1,6 @@
 """A place on a real broker for programs that get an URL, and what it holds afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import attrs
@@ -15,6 +15,11 @@ from eventbus_sync.testing.readback import (
     read_kafka_topic,
     read_nats_stream,
 )
+
+
+def as_of_a_rig(stored: Iterable[StoredEvent]) -> list[tuple[str, str, bytes]]:
+    """Return what was read back as the checks of the conformance suite take it."""
+    return [(event.event_id, event.aggregate_id, event.value) for event in stored]
 
 
 @attrs.frozen

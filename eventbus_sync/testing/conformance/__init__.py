@@ -30,7 +30,11 @@ what this library runs on memory, NATS and Kafka.
 ``contract.py``    start, results, plain messages, sizes
 ``rigs.py``        what the suite needs of a broker
 ``publishing.py``  events, and results
+``books.py``       what is stored against what was said of it
 =================  ==================================================================
+
+What compares books raises ``PromiseBroken``, an AssertionError: an event was lost, doubled,
+out of order. Do not try that a second time, as you may a test for which the machine was slow.
 
 Needs pytest, and so is not imported by ``eventbus_sync.testing``.
 """
@@ -42,11 +46,12 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"eventbus_sync.testing.conformance.{name}"
-        for name in ("outcomes", "channel", "storage", "closing", "contract")
+        for name in ("outcomes", "channel", "storage", "closing", "contract", "books")
     ),
     "eventbus_sync.testing.conformance.publishing",
 )
 
+from eventbus_sync.testing._verdict import PromiseBroken  # noqa: E402
 from eventbus_sync.testing.conformance.publishing import (  # noqa: E402
     envelope,
     order_kept,
@@ -67,6 +72,7 @@ __all__ = [
     "KafkaRig",
     "MemoryRig",
     "NatsRig",
+    "PromiseBroken",
     "Rig",
     "envelope",
     "order_kept",
