@@ -42,7 +42,7 @@ _COMMANDS: Final = (outbox.add_command, counters.add_command)
 _DESCRIPTION: Final = """\
 What things cost, ours and its peers measured side by side in one run. Without a command
 the whole publishing comparison runs, and ends with the table of targets; --quick takes
-less than a minute, the full run about half an hour. Each command runs a part of it, and says with
+about a minute, the full run about half an hour. Each command runs a part of it, and says with
 --help what it measures and how to read it. Ratios count: absolute figures drift from
 machine to machine. The books of every run are printed, and have to balance.
 """

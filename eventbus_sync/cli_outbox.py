@@ -34,7 +34,8 @@ examples:
   {prog} outbox stats --db sqlite:///app.db --json
   {prog} outbox list --db sqlite:///app.db --state dead
   {prog} outbox requeue --db sqlite:///app.db --all
-  {prog} outbox discard --db sqlite:///app.db order-1:Paid:1
+  {prog} outbox discard --db sqlite:///app.db \\
+      order-1:OrderPaid:1:1796080380029584116:252054eadeed56f7-1
   {prog} outbox purge --db sqlite:///app.db --older-than 86400
 
 exit codes:

@@ -295,10 +295,12 @@ class Server(abc.ABC):
     def _start_failed(self, reason: str) -> BrokerStartFailed:
         said = self._read_log(self._log_start)
         ports = ", ".join(map(str, self._ports))
+        taken = bool(_PORT_TAKEN.search(said))
+        begins = f"port {ports} is in use by another program. " if taken else ""
         return BrokerStartFailed(
-            f"{self.name} on {HOST}, port {ports}, {reason}. The end of its log:\n"
-            + said[-_LOG_TAIL:],
-            port_taken=bool(_PORT_TAKEN.search(said)),
+            f"{begins}{self.name} on {HOST}, port {ports}, {reason}. "
+            f"The end of its log:\n{said[-_LOG_TAIL:]}",
+            port_taken=taken,
         )
 
     def _read_log(self, offset: int) -> str:

@@ -99,20 +99,21 @@ def test_every_change_is_there() -> None:
 
 
 def test_every_guarantee_names_its_tests() -> None:
-    """And these exist."""
+    """In the table, each guarantee in its order; and these tests exist."""
     section = chapter().partition("### What the outbox guarantees\n")[2]
-    said = re.split(
-        r"^\* ", section.partition("\n\nTwo transactions")[0], flags=re.MULTILINE
-    )
+    guarantees = section.partition("\n\nTwo transactions")[0]
+    said = re.findall(r"^\* (.*)$", guarantees, re.MULTILINE)
     defined = {
         name
         for file in (ROOT / "tests").rglob("*.py")
         for name in re.findall(r"def (test_\w+)\(", file.read_text())
     }
+    rows = readme.table("guarantee", "What the outbox guarantees")
     assert len(said) > 5
-    for sentence in said[1:]:
-        named = set(re.findall(r"`(test_\w+)`", sentence))
-        assert named, sentence
+    for sentence, (guarantee, tests) in zip(said, rows, strict=True):
+        assert re.match(rf"\*\*{guarantee}[.,]\*\*", sentence), sentence
+        named = set(re.findall(r"`(test_\w+)`", tests))
+        assert named, guarantee
         assert named <= defined, named - defined
 
 

@@ -183,6 +183,7 @@ class TestPorts:
         with pytest.raises(BrokerStartFailed) as caught:
             kind(port=taken_port).start()
         assert caught.value.port_taken
+        assert str(caught.value).startswith(f"port {taken_port} is in use by another ")
         port = free_port()
         with kind(port=port) as server:
             assert server.port == port

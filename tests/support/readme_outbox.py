@@ -2,24 +2,25 @@
 
 import contextlib
 import json
+import re
 import shlex
 import subprocess
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import create_engine, inspect, update
+from sqlalchemy import create_engine, inspect
 from support import readme
 from support.eventually import eventually
 from support.readme import Workshop
-from support.readme_servers import running
+from support.readme_servers import flask_running, running
 
-from eventbus_sync import Envelope
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 from eventbus_sync.outbox import OutboxRow, RowState
 
 
-DEAD: Final = {"order-1:OrderPaid:1", "order-2:OrderPaid:1"}
+#: How an event id looks.
+EVENT_ID: Final = re.compile(r"order-[12]:OrderPaid:1:\d{19}:[0-9a-f]{16}-\d+")
 
 
 def rows(workshop: Workshop, file: str = "shop.db") -> list[OutboxRow]:
@@ -66,14 +67,8 @@ def write_events(stand: Any) -> None:
         "orders.reminders",
         "orders.paid",
     ]
-    printed = workshop.run(
-        "-c",
-        "import shop_flask\n"
-        "client = shop_flask.app.test_client()\n"
-        "answer = client.post('/orders', json={'total': 42})\n"
-        "print(answer.status_code, answer.json['event_id'])\n",
-    )
-    assert printed.split() == ["201", rows(workshop)[-1].event_id]
+    with flask_running(workshop, "Write events") as (_, answer):
+        assert answer["event_id"] == rows(workshop)[-1].event_id
 
 
 def run_the_relay(stand: Any) -> None:
@@ -96,23 +91,19 @@ def run_the_relay(stand: Any) -> None:
 
 
 def dead_rows(stand: Any) -> None:
-    """They are shown, requeued and discarded."""
-    engine = create_engine(f"sqlite:///{stand.workshop.folder / 'shop.db'}")
-    outbox = SqlAlchemyOutbox(engine)
-    outbox.create_all()
-    with engine.begin() as connection:
-        for event_id in sorted(DEAD):
-            aggregate = event_id.partition(":")[0]
-            event = Envelope(aggregate, "OrderPaid", 1, {}, event_id=event_id)
-            outbox.add(connection, "orders", event)
-        connection.execute(update(outbox.table).values(state="dead", error="full: no"))
-    engine.dispose()
-    listed, requeued, discarded = (
-        commanded(stand, command) for command in readme.commands("Dead rows")
-    )
-    assert all(event_id in listed.stdout for event_id in DEAD)
-    assert "full: no" in listed.stdout
-    assert requeued.returncode == discarded.returncode == 0
+    """They are made, shown, requeued and discarded; the ids look as they are shown."""
+    commanded(stand, "python -m eventbus_sync outbox init --db sqlite:///shop.db")
+    made, relayed, listed, *decided = readme.commands("Dead rows")
+    ids = commanded(stand, made).stdout.split()
+    assert commanded(stand, relayed).returncode == 1
+    said = commanded(stand, listed)
+    assert all(event_id in said.stdout for event_id in ids)
+    assert "bad topic!" in said.stdout
+    for event_id, command in zip(ids, decided, strict=True):
+        asked, found = EVENT_ID.subn(event_id, command)
+        assert found == 1
+        assert EVENT_ID.fullmatch(event_id)
+        assert commanded(stand, asked).returncode == 0
     assert [row.state.value for row in rows(stand.workshop)] == ["pending", "discarded"]
 
 
@@ -152,11 +143,11 @@ SECTIONS: dict[str, Callable[[Any], object]] = {
     "Five minutes to a running relay": five_minutes,
     "Write events": write_events,
     "Run the relay": run_the_relay,
+    "Dead rows": dead_rows,
     "Migrations and models": migrations,
     "Without rows": without_rows,
 }
 #: Sections without python blocks, whose commands are run.
 COMMANDS: dict[str, Callable[[Any], object]] = {
-    "Dead rows": dead_rows,
     "Before production": the_number,
 }

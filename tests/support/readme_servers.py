@@ -1,8 +1,10 @@
 """Web servers for the README's tests: a real process, its log, requests on loopback."""
 
+import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import urllib.request
@@ -12,8 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from support import readme
 from support.eventually import eventually
 from support.processes import unmeasured
+from support.readme import Workshop
+
+from eventbus_sync.testing._ports import free_port
 
 
 # gunicorn leaves the loggers of others alone unless it is told.
@@ -124,6 +130,34 @@ def post_many(url: str, numbers: range) -> set[str]:
     with ThreadPoolExecutor(4) as executor:
         answers = executor.map(lambda number: post(url, {"id": number}), numbers)
         return {answer["event_id"] for answer in answers}
+
+
+@contextlib.contextmanager
+def flask_running(
+    workshop: Workshop, section: str
+) -> Iterator[tuple[Process, dict[str, Any]]]:
+    """Run the section's ``flask … run`` and its curl; yield the server and the answer."""
+    served, asked = readme.commands(section)[:2]
+    program, *arguments = shlex.split(served)
+    assert program == "flask"
+    port = free_port()
+    given = workshop.python("-m", "flask", *arguments, "--port", str(port))
+    with running(given, workshop.folder, workshop.environment()) as process:
+        url, body = _curled(asked)
+        url = url.replace(":5000", f":{port}")
+        yield process, eventually(lambda: post(url, json.loads(body)), timeout=20)
+
+
+def _curled(command: str) -> tuple[str, str]:
+    """Return URL and body of a curl command, which need not be installed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", choices=["curl"])
+    parser.add_argument("-i", action="store_true")
+    parser.add_argument("-H", choices=["Content-Type: application/json"], required=True)
+    parser.add_argument("-d", required=True)
+    parser.add_argument("url")
+    given = parser.parse_args(shlex.split(command))
+    return given.url, given.d
 
 
 def answers(url: str) -> set[str]:
