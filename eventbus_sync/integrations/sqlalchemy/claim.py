@@ -322,7 +322,7 @@ def _leased(  # noqa: PLR0913
     connection: Connection,
     database: Database,
     table: Table,
-    taken: Sequence[int],
+    taken: Collection[int],
     candidates: Sequence[list[int]],
     wish: Wish,
 ) -> tuple[OutboxRecord, ...]:
@@ -334,7 +334,7 @@ def _leased(  # noqa: PLR0913
     """
     records = _lease(connection, database, table, taken, wish)
     leased = {record.position for record in records}
-    behind = leased.difference(choose.without_holes(candidates, leased))
+    behind = leased.difference(*choose.without_holes(candidates, leased))
     c = table.c
     give_back = update(table).values(lease=null(), lease_until=null())
     for some in parts(behind):
