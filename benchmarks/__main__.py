@@ -22,6 +22,7 @@ from benchmarks import (
 )
 from benchmarks.parts import Part, add_arguments, settings_of
 from benchmarks.report import run_part
+from eventbus_sync.cli_parser import Parser
 
 
 #: Of the publishing comparison, in the order in which they run.
@@ -54,7 +55,7 @@ arguments or nothing to measure with
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark, or all, and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="python -m benchmarks",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -56,32 +56,49 @@ class Standstill:
             rows = self._outbox.stats(settled=False)
             if rows.hidden:
                 who = rows.blocked_by or "it is not known which"
-                wait = (
-                    "1 row waits" if rows.hidden == 1 else f"{rows.hidden:,} rows wait"
-                )
+                wait = _rows(rows.hidden, "row waits", "rows wait")
                 return (
                     f"{wait} for the end of an older transaction of the database: {who}"
                 )
         return ""
 
 
-def left(outbox: "SqlAlchemyOutbox") -> bool:
-    """Return whether there are rows that had to be published, and were not."""
-    if outbox.stats(settled=False).dead:
-        return True
-    from sqlalchemy import or_, select  # noqa: PLC0415 - it is installed, see opened
+def left(outbox: "SqlAlchemyOutbox") -> list[str]:
+    """Return which rows had to be published and were not, in words; [] if none."""
+    from sqlalchemy import func, or_, select  # noqa: PLC0415 - installed, see opened
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
 
     c = outbox.table.c
     # Not the rows that wait for their not_before: nobody tried them. A lease may be
     # that of a relay which is at work, or was killed: nobody can tell these apart. One
     # that has ended by now held its row while we looked for work.
-    rows = select(c.position).where(
+    rows = select(func.count(), func.count(c.lease)).where(
         c.state == "pending", or_(c.error.is_not(None), c.lease.is_not(None))
     )
+    dead = outbox.stats(settled=False).dead
     try:
         with outbox.engine.connect() as connection:
-            return connection.scalar(rows.limit(1)) is not None
+            tried, leased = connection.execute(rows).one()
     except DBAPIError as error:
         msg = f"the outbox's database failed: {error.orig}"
         raise StoreFailed(msg) from error
+    said = []
+    if dead:
+        are_left = _rows(dead, "dead row is left", "dead rows are left")
+        said.append(f"{are_left} (outbox list --state dead)")
+    if waiting := tried - leased:
+        said.append(
+            _rows(
+                waiting,
+                "row waits for its next attempt",
+                "rows wait for their next attempt",
+            )
+        )
+    if leased:
+        another = "leased by another relay, which is at work or was killed"
+        said.append(_rows(leased, f"row is {another}", f"rows are {another}"))
+    return said
+
+
+def _rows(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from eventbus_sync.cli_database import DONE, NOTHING, add_database, answered
+from eventbus_sync.cli_database import DONE, NOTHING, USAGE, add_database, answered
 from eventbus_sync.errors import ConfigError, StoreFailed
 
 
@@ -59,9 +59,8 @@ def add_outbox(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    deeds = parser.add_subparsers(
-        title="commands", dest="deed", metavar="command", required=True
-    )
+    deeds = parser.add_subparsers(title="commands", dest="deed", metavar="command")
+    parser.set_defaults(run=lambda _: _taught(parser))
 
     def add(
         name: str,
@@ -100,6 +99,11 @@ def add_outbox(
         metavar="SECONDS",
         help="since they were settled; default: 604800, seven days",
     )
+
+
+def _taught(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return USAGE
 
 
 # -- commands ----------------------------------------------------------------------------

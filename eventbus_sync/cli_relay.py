@@ -69,10 +69,10 @@ exit codes:
   0    stopped by a signal; or --once, and all that was due is published
   1    --once, and rows are left: dead ones, ones that were tried and wait for
        another attempt, ones that another relay has, at work or killed, ones
-       that waited 10 s for an older transaction of the database (PostgreSQL),
-       and it says for which; or no broker was reached. Or stopped by a signal,
-       but outcomes did not come or could not be marked: these rows come back
-       when their lease ends
+       that waited 10 s for an older transaction of the database (PostgreSQL);
+       or no broker was reached. Or stopped by a signal, but outcomes did not
+       come or could not be marked: these rows come back when their lease ends.
+       The last line says which of these it was
   2    wrong arguments, a table that does not fit, or the bus was closed
   3    the database could not be reached when the relay started
   130  ended at once by a second Ctrl-C; 143: by a second SIGTERM
@@ -211,11 +211,12 @@ def _relay(
                 complain(parser, error, "Trying on.")
             status = Status(sys.stderr, relay, outbox)
             relay.start()
-            drained = at_once = settled = False
+            why = ""
+            at_once = settled = False
             try:
                 status.say("relaying; SIGTERM or Ctrl-C ends it")
                 standstill = Standstill(relay, outbox)
-                drained = _until(relay, asked, status, standstill, once=arguments.once)
+                why = _until(relay, asked, status, standstill, once=arguments.once)
                 status.say("stopping: waiting for what is in flight")
             except SystemExit:
                 at_once = True  # a second signal
@@ -228,8 +229,16 @@ def _relay(
     if stats.state == "failed":
         raise BusClosed
     if not arguments.once or asked:
-        return DONE if settled else NOTHING
-    return DONE if drained and not left(outbox) else NOTHING
+        lost = (
+            "outcomes did not come or could not be marked: their rows come back later"
+        )
+        reasons = [] if settled else [lost]
+    else:
+        reasons = [*left(outbox), *([why] if why else [])]
+    if not reasons:
+        return DONE
+    status.say(f"exit {NOTHING}: {'; '.join(reasons)}")
+    return NOTHING
 
 
 def _until(
@@ -239,21 +248,20 @@ def _until(
     standstill: Standstill,
     *,
     once: bool,
-) -> bool:
-    """Return when a signal came or, with *once*, nothing is due: then True."""
+) -> str:
+    """Return when a signal came or, with *once*, nothing is due; else say why."""
     drained: list[bool] = []
     if once:
         spawn("relay-drain", lambda: drained.append(relay.drain(start=False)))
     while not asked and not drained and relay.stats().state == "running":
         if once and relay.stats().breaker == "open":
-            return False
+            return "no broker was reached"
         hidden = standstill.look() if once else ""
         if hidden:
-            status.say(hidden)
-            return False
+            return hidden
         status.show()
         time.sleep(_LOOK)
-    return drained == [True]
+    return "" if drained == [True] else "it ended before all was done"
 
 
 @contextlib.contextmanager

@@ -34,6 +34,14 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_an_option_that_is_not_there_is_refused_by_its_own_command() -> None:
+    done = run("latency", "--quik")
+    assert done.returncode == 2
+    assert "usage: python -m benchmarks latency" in done.stderr
+    assert done.stderr.endswith("--quik; did you mean --quick?\n")
+    assert run("latenc").stderr.endswith("; did you mean latency?\n")
+
+
 @pytest.mark.slow
 @pytest.mark.nats
 def test_the_outbox_benchmark_prints_a_table_and_balanced_books(

@@ -130,6 +130,8 @@ def test_once_says_by_its_code_that_rows_are_dead(rig: Rig) -> None:
     done = run(rig, "--once", "--on-dead", "skip")
     assert done.returncode == 1, done.stderr
     assert "a row cannot be published" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == "exit 1: 5 dead rows are left (outbox list --state dead)"
     assert rig.outbox.stats().dead == 5
 
 
@@ -152,6 +154,9 @@ def test_once_without_a_broker_gives_up(
     else:
         assert code == 1, said
         assert "Trying on." in said
+        last = said.splitlines()[-1]
+        assert last.startswith("exit 1: ")
+        assert last.endswith("no broker was reached")
     stats = rig.outbox.stats()
     assert (stats.pending, stats.dead) == (5, 0)
 

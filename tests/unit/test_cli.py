@@ -100,6 +100,16 @@ def test_no_command_is_answered_with_help(capsys: pytest.CaptureFixture[str]) ->
     assert (out, "commands:" in err) == ("", True)
 
 
+def test_no_command_of_the_outbox_is_answered_with_its_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["outbox"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    for command in ("init", "stats", "list", "requeue", "discard", "purge"):
+        assert re.search(rf"^    {command} ", err, re.MULTILINE)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused("--version") == 0
     assert capsys.readouterr().out == f"eventbus-sync {eventbus_sync.__version__}\n"
@@ -142,7 +152,14 @@ def test_importing_the_entry_point_runs_nothing() -> None:
     ("arguments", "complaint"),
     [
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["demo", "extra"], "unrecognized arguments: extra"),
+        (["dem"], "; did you mean demo?"),
+        (["outbox", "lst"], "; did you mean list?"),
+        (["demo", "extra"], "demo: error: unrecognized arguments: extra"),
+        (["demo", "--brake"], "demo: error: unrecognized arguments: --brake; did you"),
+        (["demo", "extra", "--breka=1"], "; did you mean --break?"),
+        (["demo", "--brake"], "usage: python -m eventbus_sync demo [-h]"),
+        (["outbox", "list", "--state", "ded"], "; did you mean dead?"),
+        (["--verison"], "python -m eventbus_sync: error: "),
         (["demo", "--event", "5"], "unrecognized arguments"),  # no abbreviations
         (["demo", "--events", "0"], "'0' is not a whole number from 1 up"),
         (["demo", "--events", "-3"], "'-3' is not a whole number from 1 up"),

@@ -9,7 +9,7 @@ from typing import cast
 import attrs
 import pytest
 
-from sqlalchemy import text
+from sqlalchemy import text, update
 from support.outbox_rows import an_event, buried, take, write
 from support.patience import SLACK
 from support.relay_store import MemoryStore
@@ -122,6 +122,7 @@ def test_once_does_not_wait_for_ever_for_a_transaction_of_others(
             said = capsys.readouterr().err
             assert "2 rows wait for the end of an older transaction" in said
             assert "nightly-report" in said
+            assert said.splitlines()[-1].startswith("exit 1: 2 rows wait for the end")
             assert (outbox.stats().published, outbox.stats().leased) == (1, 0)
             late.commit()
         assert cli.main(once) == 0
@@ -159,9 +160,24 @@ def test_drain_of_a_relay_whose_bus_was_closed_says_so() -> None:
 def test_what_is_left_is_told_by_the_table(sqlite_outbox: SqlAlchemyOutbox) -> None:
     outbox = sqlite_outbox
     write(outbox, "a")
-    assert not cli_once.left(outbox)
+    assert cli_once.left(outbox) == []
     outbox.mark([buried(record) for record in take(outbox).records])
-    assert cli_once.left(outbox)
+    dead = "1 dead row is left (outbox list --state dead)"
+    assert cli_once.left(outbox) == [dead]
+    write(outbox, "b", "c", "d")
+    with outbox.engine.begin() as connection:
+        waits = {"error": "full: no", "attempts": 1}
+        connection.execute(
+            update(outbox.table).where(outbox.table.c.state == "pending").values(waits)
+        )
+    assert cli_once.left(outbox) == [dead, "3 rows wait for their next attempt"]
+    take(outbox, limit=1)
+    another = "leased by another relay, which is at work or was killed"
+    assert cli_once.left(outbox) == [
+        dead,
+        "2 rows wait for their next attempt",
+        f"1 row is {another}",
+    ]
 
 
 def test_a_table_that_went_away_meanwhile_is_store_failed(

@@ -504,6 +504,7 @@ def test_the_code_after_a_signal_says_whether_all_was_marked(
     outbox: SqlAlchemyOutbox,
     memory_bus: MemoryBus,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     settled: bool,
 ) -> None:
     stop = OutboxRelay.stop
@@ -522,6 +523,8 @@ def test_the_code_after_a_signal_says_whether_all_was_marked(
     code = cli.main(["relay", "--db", url, "--bus", "ours"])
     killer.join(20)
     assert code == (0 if settled else 1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("stopped: " if settled else "exit 1: outcomes did not come")
 
 
 class Relay:
