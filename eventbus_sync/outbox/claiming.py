@@ -20,7 +20,7 @@ from eventbus_sync.outbox.hidden import HiddenRows
 from eventbus_sync.outbox.lines import Lease
 from eventbus_sync.outbox.publishing import OVERDUE, Publisher
 from eventbus_sync.outbox.record import Claim
-from eventbus_sync.outbox.round import Round
+from eventbus_sync.outbox.scanning import Scan
 from eventbus_sync.outbox.settings import Settings
 from eventbus_sync.outbox.store import OutboxStore
 from eventbus_sync.outbox.trouble import Trouble
@@ -71,7 +71,7 @@ class Claimer:
         self._settings = settings
         self._ended = ended
         self._clock = clock
-        self._scan_from = 0
+        self._scan = Scan(clock(), settings.poll_interval)
         self._pause = FIRST_PAUSE
         # Of its own: the end of an old transaction wakes nobody, and rows that are hidden
         # for a moment only must not wait for the long pause of a quiet table.
@@ -90,11 +90,17 @@ class Claimer:
         self._left_out: int | None = None
         # The count of closed ones at the last claim.
         self._closed = 0
-        #: Scans of the whole table that were begun.
-        self.rounds = 0
-        #: The latest of them which found nothing that is due, and nothing was held.
-        self.quiet_round = 0
-        self._round = Round(clock())
+
+    @property
+    def quiet_round(self) -> int:
+        """The latest look at the whole table which found nothing that is due."""
+        return self._scan.quiet_round
+
+    def want_round(self) -> int:
+        """Have the whole table looked at, from now on; return the number of the look."""
+        number = self._scan.want_round()
+        self.nudge()
+        return number
 
     def nudge(self) -> None:
         """Make the claim thread look at once."""
@@ -136,9 +142,10 @@ class Claimer:
         self._publisher.pump()
         if claim.records:
             self._pause = FIRST_PAUSE
-        if len(claim.records) >= limit or (self._scan_from and claim.records):
+        midst = self._scan.in_midst
+        if len(claim.records) >= limit or (midst and claim.records):
             return
-        if self._scan_from:
+        if midst:
             # What can be claimed now lies further on; or is left out, since we have the
             # rows before it, and will be claimable as soon as these are settled.
             if self._held.held:
@@ -147,7 +154,7 @@ class Claimer:
         self._rest(self._idle_pause(), listen=self._listen_for())
         longest = self._settings.poll_interval
         self._pause = min(longest, self._pause * 2)
-        if self._round.hides:
+        if self._scan.round.hides:
             self._hidden_pause = min(
                 longest, LONGEST_HIDDEN_PAUSE, self._hidden_pause * 2
             )
@@ -194,17 +201,9 @@ class Claimer:
 
     def _claim(self, limit: int) -> Claim:
         settings = self._settings
-        scan_from = self._scan_from
-        resume = self._held.take_resume()
-        # In a long backlog, the next run of an aggregate is not left until the scan
-        # comes round again. Every second time, so that the scan comes round.
-        back = scan_from > 0 and not self._went_back and resume is not None
-        self._went_back = back
-        if back and resume is not None:
-            scan_from = min(scan_from, max(0, resume))
-        elif not scan_from:
-            self.rounds += 1
-            self._round = Round(self._clock(), quiet=not self._held.held)
+        scan_from = self._scan.begin(
+            self._clock(), self._held.take_resume(), held=self._held.held > 0
+        )
         closed = self._held.closed
         aggregates: tuple[str, ...] = ()
         if settings.ordering == "aggregate":
@@ -225,18 +224,17 @@ class Claimer:
             )
         except Exception:
             self._appetite.failed()
+            self._scan.failed()
             raise
         self._appetite.took(claim.records)
         if claim.records:
             self._held.add(lease, claim.records)
         elif self._breaker.is_open:
             self._breaker.give_back_probe()
-        self._round.note(claim, self._clock())
-        if not back:
-            self._scan_from = claim.scanned_to
-            if not claim.scanned_to and self._round.quiet:
-                self.quiet_round = self.rounds
-                self._held.wake()
+        before = self._scan.quiet_round
+        self._scan.note(claim, self._clock())
+        if self._scan.quiet_round != before:
+            self._held.wake()
         return claim
 
     def _look_for_hidden(self, claim: Claim) -> None:
@@ -248,10 +246,10 @@ class Claimer:
             self._hidden.gone()
         if claim.records or not claim.hidden:
             self._hidden_pause = FIRST_PAUSE
-        if self._scan_from:
+        if self._scan.in_midst:
             return
-        # The whole table was seen.
-        if self._round.hides:
+        # The whole table was seen, or all that is new.
+        if self._scan.round.hides:
             self._hidden.seen()
         else:
             self._hidden.gone()
@@ -272,23 +270,33 @@ class Claimer:
 
     def _idle_pause(self) -> float:
         """Return how long to sleep if nobody wakes us."""
-        if self._round.hides:
-            return max(2 * FIRST_PAUSE, self._hidden_pause)
+        if self._scan.round.hides:
+            return self._not_past_round(max(2 * FIRST_PAUSE, self._hidden_pause))
         return self._not_past_due(max(self._pause, self._round_rest()))
 
     def _listen_for(self) -> float:
         """Return how long to sleep if commits wake us; 0 for not to rely on that."""
-        if self._round.hides:
+        if self._scan.round.hides:
             return 0.0  # the end of an old transaction sends no notification
         longest = max(self._settings.poll_interval, self._round_rest())
         return self._not_past_due(longest)
 
     def _round_rest(self) -> float:
         """Return how long to spare the database; a notification or nudge ends it."""
-        return self._round.rest(self._clock(), self._settings.poll_interval)
+        if self._scan.tail is not None:
+            return 0.0  # to look at the tail costs little
+        return self._scan.round.rest(self._clock(), self._settings.poll_interval)
 
     def _not_past_due(self, pause: float) -> float:
-        return self._round.not_past_due(pause, self._clock(), self._purge_at)
+        now = self._clock()
+        if self._scan.tail is None:
+            return self._scan.round.not_past_due(pause, now, self._purge_at)
+        return self._not_past_round(min(pause, max(0.001, self._purge_at - now)))
+
+    def _not_past_round(self, pause: float) -> float:
+        if self._scan.tail is None:
+            return pause
+        return min(pause, max(0.001, self._scan.round_in(self._clock())))
 
     def _rest(self, seconds: float, *, listen: float = 0.0) -> None:
         held = self._held

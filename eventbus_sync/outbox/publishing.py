@@ -125,7 +125,9 @@ class Publisher:
         try:
             envelope = envelope_of(record)
         except Exception as error:  # noqa: BLE001 - whatever damaged it, it stays damaged
-            self._bury(flight, error)
+            # But to lack memory says nothing of the row.
+            lacking = isinstance(error.__cause__, MemoryError)
+            (self._failed if lacking else self._bury)(flight, error)
             return True
         try:
             self._bus.publish_envelope(
@@ -146,14 +148,17 @@ class Publisher:
             self._trouble.note("the bus cannot publish", error)
             return False
         except Exception as error:  # noqa: BLE001 - one row must not hold up all others
-            self._trouble.note("publishing failed", error, unforeseen=True)
-            self._topics.not_tried(record.topic, record.event_id)
-            why = error  # Python forgets the name at the end of the clause
-            mark = self._decide(
-                record, lambda policy: failed(record, why, policy, random.random)
-            )
-            self._held.settle([(flight, mark)])
+            self._failed(flight, error)
         return True
+
+    def _failed(self, flight: Flight, error: Exception) -> None:
+        record = flight.record
+        self._trouble.note("publishing failed", error, unforeseen=True)
+        self._topics.not_tried(record.topic, record.event_id)
+        mark = self._decide(
+            record, lambda policy: failed(record, error, policy, random.random)
+        )
+        self._held.settle([(flight, mark)])
 
     def _bury(self, flight: Flight, error: Exception) -> None:
         record = flight.record

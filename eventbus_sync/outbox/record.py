@@ -172,12 +172,15 @@ class Claim:
             the database could overtake (PostgreSQL only): look again soon.
         next_due: seconds until the earliest row that waits for its next attempt or its
             ``not_before`` is due, among those scanned; None if there is none.
+        seen_to: the position up to which all rows were seen, and none was hidden; 0 if
+            the store does not tell. A relay may leave rows up to there for later.
     """
 
     records: tuple[OutboxRecord, ...]
     scanned_to: int = 0
     hidden: bool = False
     next_due: float | None = None
+    seen_to: int = 0
 
 
 @attrs.frozen(slots=True, kw_only=True)

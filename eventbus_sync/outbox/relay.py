@@ -66,8 +66,9 @@ class OutboxRelay:
             published until the row is requeued or discarded. "skip": they go on.
         retry: how often and how long an event is tried.
         poll_interval: the longest pause between two looks for new rows, where the
-            database sends no notifications. Longer, up to 30 seconds, after a look
-            that found nothing and itself took over a fifth of that.
+            database sends no notifications. In a long backlog of rows that cannot be
+            claimed, what becomes free again without a word from this relay is found
+            within 30 seconds, or this if it is longer, and a look at the whole table.
         purge_after: seconds after which published and discarded rows are deleted; None
             for never.
         purge_batch: how many of them at once.

@@ -15,6 +15,31 @@ LONGEST_REST: Final = 30.0
 
 
 @attrs.define
+class Look:
+    """
+    What claims that followed each other saw.
+
+    Attributes:
+        began: when.
+        claims: how many.
+        end: all rows up to this position were seen, and none was hidden.
+        hides: whether rows were hidden by an older transaction.
+    """
+
+    began: float
+    claims: int = 0
+    end: int = 0
+    hides: bool = False
+
+    def note(self, claim: Claim) -> None:
+        """Take in what one of them saw."""
+        self.claims += 1
+        if not self.hides:
+            self.end = max(self.end, claim.seen_to)
+        self.hides = self.hides or claim.hidden
+
+
+@attrs.define
 class Round:
     """
     One look at the whole table, in as many claims as it takes.
@@ -27,6 +52,8 @@ class Round:
         found: whether rows were claimed.
         hides: whether rows were hidden by an older transaction.
         due_at: when the earliest row that waits is due.
+        ended: when; its begin until then.
+        look: what its own claims saw.
     """
 
     began: float
@@ -34,6 +61,17 @@ class Round:
     found: bool = False
     hides: bool = False
     due_at: float = float("inf")
+    ended: float = attrs.field(
+        default=attrs.Factory(lambda self: self.began, takes_self=True)
+    )
+    look: Look = attrs.field(
+        default=attrs.Factory(lambda self: Look(self.began), takes_self=True)
+    )
+
+    @property
+    def took(self) -> float:
+        """Seconds from its begin to its end."""
+        return self.ended - self.began
 
     def note(self, claim: Claim, now: float) -> None:
         """Take in what one of its claims found."""
@@ -41,6 +79,10 @@ class Round:
             self.found = True
         if claim.hidden:
             self.hides = True
+        self.note_beside(claim, now)
+
+    def note_beside(self, claim: Claim, now: float) -> None:
+        """Take in what was found at the tail, or further back, meanwhile."""
         if claim.records or claim.hidden:
             self.quiet = False
         if claim.next_due is not None:

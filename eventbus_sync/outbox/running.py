@@ -142,8 +142,7 @@ class Run:
 
     def drain(self, deadline: Deadline) -> bool:
         """Wait until nothing is due, or *deadline*."""
-        target = self.claimer.rounds + 1
-        self.claimer.nudge()
+        target = self.claimer.want_round()
         return (
             self.held.wait(
                 lambda: self.claimer.quiet_round >= target or self.stopping, deadline

@@ -40,6 +40,12 @@ class Seen:
         return self.free and self.due_in <= 0 and self.visible
 
 
+def seen_to(seen: Sequence[Seen]) -> int:
+    """Return the last position before the first row that is not visible; 0 if none."""
+    shown = itertools.takewhile(lambda row: row.visible, seen)
+    return max((row.position for row in shown), default=0)
+
+
 def window_size(limit: int) -> int:
     """Return how many rows are looked at to find *limit* that can be claimed."""
     return max(_SMALLEST_WINDOW, _WIDTH * min(limit, LARGEST_CLAIM))

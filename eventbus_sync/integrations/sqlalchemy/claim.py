@@ -164,6 +164,7 @@ def claim(
         go_on,
         any(not row.visible for row in seen),
         next_due,
+        choose.seen_to(seen),
     )
 
 

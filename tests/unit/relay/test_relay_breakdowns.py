@@ -17,12 +17,14 @@ from support.patience import SLACK, let_pass
 from support.relay_store import MemoryStore
 from support.relays import QUICK, Make, Stuck, events, run_of
 
-from eventbus_sync.errors import BrokerFull, ConfigError, StoreFailed
+from eventbus_sync import Envelope
+from eventbus_sync.errors import BrokerFull, ConfigError, EnvelopeError, StoreFailed
 from eventbus_sync.outbox import (
     OutboxRelay,
     OutboxStats,
     ResultConsumer,
     RetryPolicy,
+    publishing,
 )
 from eventbus_sync.outbox.breaker import Breaker
 from eventbus_sync.outbox.held import HeldRows
@@ -199,6 +201,26 @@ def test_publishing_that_fails_on_a_damaged_record_buries_it(
     relay.start()
     eventually(lambda: store.state("a-0") is RowState.DEAD, SLACK)
     assert store.rows_by_id["a-0"].attempts == 0
+
+
+def test_a_lack_of_memory_says_nothing_of_a_row(
+    store: MemoryStore, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again; a good row does not become dead of it."""
+    read, lacking = publishing.envelope_of, [MemoryError(), MemoryError()]
+
+    def envelope_of(record: OutboxRecord) -> Envelope:
+        if lacking:
+            msg = "payload is not JSON: "
+            raise EnvelopeError(msg, field="payload") from lacking.pop()
+        return read(record)
+
+    monkeypatch.setattr(publishing, "envelope_of", envelope_of)
+    store.add("t", *events(1))
+    relay = make()
+    relay.start()
+    eventually(lambda: store.state("a-0") is RowState.PUBLISHED, SLACK)
+    assert relay.stats().retried == 2
 
 
 def test_an_outcome_in_the_channel_counts_before_it_is_missed(

@@ -238,8 +238,8 @@ def test_after_a_look_that_found_rows_nobody_rests_for_long(bus: MemoryBus) -> N
     store = Scripted(notifies=True)
     this = rig(bus, store)
     store.claim_takes = 20.0
-    this.claimer._round.found = True
-    this.claimer._scan_from = 100  # in the midst of a look
+    this.claimer._scan.round.found = True
+    this.claimer._scan.at = 100  # in the midst of a look
     store.answers = [Claim(())]
     this.claimer.step()
     assert store.waits == [pytest.approx(1.0, abs=0.5)]
@@ -314,10 +314,8 @@ def test_old_rows_that_are_tried_again_do_not_hush_up_what_hides_the_new(
     def looks(*claims: Claim) -> list[str]:
         said.clear()
         for claim in claims:
-            if not claimer._scan_from:
-                claimer._round.hides = False
-            claimer._round.note(claim, 0.0)
-            claimer._scan_from = claim.scanned_to
+            claimer._scan.begin(0.0, None, held=False)
+            claimer._scan.note(claim, 0.0)
             claimer._look_for_hidden(claim)
         return list(said)
 
