@@ -64,18 +64,23 @@ def test_promises_1_2_5_and_6_ten_seconds_late(
 def test_promises_1_2_5_and_6_lame_duck(make: MakeBus) -> None:
     """A server that asks its clients to leave, ends, and comes back."""
     config = 'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"'
-    with NatsServer(config=config) as server:
+    with TcpProxy() as proxy, NatsServer(config=config, proxy=proxy) as server:
         bus = make(server, stream="DUCK")
         with Load(bus, "duck") as load:
             load.goes_on()
+            # So that some of it is stored and will have to go again.
+            proxy.mute()
+            eventually(lambda: proxy.swallowed > 1000, 30)
             assert server.pid is not None
             os.kill(server.pid, signal.SIGUSR2)
             eventually(lambda: not server.running, 60)
             server.kill()
             server.start()
+            proxy.heal()
             load.goes_on()
-        assert load.outcomes() == {Outcome.ACKED}
         load.check(read_nats_stream(server.url, "DUCK"))
+        assert load.outcomes() == {Outcome.ACKED}
+        assert any(result.duplicate for result in load.results)
         assert bus.health().reconnects >= 1
 
 
