@@ -270,7 +270,17 @@ def test_a_table_that_is_not_there_is_2_with_a_next_step(
 def test_a_table_of_another_name(run: Run) -> None:
     assert run("init", "--table", "mine")[:2] == (0, "table mine is ready\n")
     assert run("stats", "--table", "mine")[0] == 0
-    assert run("stats")[0] == 2
+    code, _, err = run("stats")
+    assert (code, "stats: there is no table eventbus_outbox" in err) == (2, True)
+    code, _, err = run("stats", "--table", "mnie")
+    assert (code, "stats: look at --table: there is no table mnie" in err) == (2, True)
+
+
+def test_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    for command in ("init", "stats"):
+        code, _, err = run(command, db=f"sqlite:///{tmp_path}/nowhere/x.db")
+        assert code == 2
+        assert f"there is no folder '{tmp_path}/nowhere'" in err
 
 
 @pytest.mark.parametrize("command", ["init", "stats", "list", "purge"])
@@ -289,6 +299,10 @@ def test_a_database_out_of_reach_is_3(run: Run, command: str) -> None:
         (f"postgresql://user:{SECRET}@host:port/app", "not a URL"),
         (f"{SECRET}://host/app", "not a URL"),
         (f"nosuch://user:{SECRET}@host/app", "knows no such database: nosuch://"),
+        (
+            f"postgres://user:{SECRET}@host/app",
+            "no such database: postgres://…; did you mean postgresql+psycopg://?",
+        ),
         (f"oracle://user:{SECRET}@host/app", "driver for oracle is not installed"),
         ("", "say where the outbox is"),
     ],

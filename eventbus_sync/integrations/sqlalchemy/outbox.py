@@ -86,7 +86,8 @@ class SqlAlchemyOutbox:
             at a time.
 
     Raises:
-        ConfigError: no table can have this name on every database.
+        ConfigError: no table can have this name on every database, or *engine* is no
+            Engine.
     """
 
     def __init__(  # noqa: PLR0913 - settings
