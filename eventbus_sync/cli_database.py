@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eventbus_sync.errors import ConfigError, EventBusError, OutboxError, StoreFailed
+from eventbus_sync.config.fields import nearest
+from eventbus_sync.errors import (
+    ConfigError,
+    EventBusError,
+    OutboxError,
+    SchemaMismatch,
+    StoreFailed,
+)
 
 
 if TYPE_CHECKING:
@@ -31,6 +38,13 @@ BUS_VARIABLE: Final = "OUTBOX_BUS_URL"
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+#: Database → how its URLs begin.
+_SCHEMES: Final = {
+    "sqlite": "sqlite:///",
+    "postgresql": "postgresql+psycopg://",
+    "mysql": "mysql+pymysql://",
+    "mariadb": "mariadb+pymysql://",
+}
 _DRIVERS: Final = {
     "postgresql": "pip install 'psycopg[binary]', and postgresql+psycopg://… in the URL",
     "mysql": "pip install pymysql, and mysql+pymysql://… in the URL",
@@ -86,7 +100,9 @@ def opened(arguments: argparse.Namespace) -> "Iterator[SqlAlchemyOutbox]":
     except ConfigError:
         raise
     except NoSuchModuleError:
-        msg = f"SQLAlchemy knows no such database: {_plain(arguments.db)}://…"
+        meant = nearest(kind, _SCHEMES)
+        hint = f"; did you mean {_SCHEMES[meant]}?" if meant else ""
+        msg = f"SQLAlchemy knows no such database: {_plain(arguments.db)}://…{hint}"
         raise ConfigError(msg) from None
     except (ArgumentError, ValueError, TypeError):
         msg = (
@@ -118,7 +134,13 @@ def _check_file(url: "URL", *, may_be_new: bool) -> None:
     # file: is a URL of its own.
     name = url.database or ""
     ours = url.get_backend_name() == "sqlite" and not name.startswith((":", "file:"))
-    if ours and name and not may_be_new and not Path(name).exists():
+    if not ours or not name:
+        return
+    folder = Path(name).absolute().parent
+    if not folder.is_dir():
+        msg = f"there is no folder {str(folder)!r}: look at --db, or make it"
+        raise ConfigError(msg)
+    if not may_be_new and not Path(name).exists():
         msg = (
             f"there is no file {name!r}: look at --db, or make the table there with "
             "`python -m eventbus_sync outbox init`"
@@ -163,6 +185,9 @@ def answered(
             complain(parser, error, "Is the database up, and are host and login right?")
             return NO_DATABASE
         except (ConfigError, OutboxError) as error:
+            # Whoever named a table may have made a slip in the name.
+            if isinstance(error, SchemaMismatch) and arguments.table:
+                error = ConfigError(f"look at --table: {error}")
             complain(parser, error)
             return USAGE
 

@@ -88,6 +88,9 @@ def _faults(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
     from eventbus_sync.testing.broker_errors import BrokerNotInstalled  # noqa: PLC0415
 
     wanted = arguments.only or [""]
+    for text in wanted:
+        if not any(text in line.fault for line in LINES):
+            parser.error(f"no fault contains {text!r}; see --list")
     lines = [
         (line, broker)
         for line in LINES

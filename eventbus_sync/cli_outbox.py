@@ -1,7 +1,6 @@
 """``python -m eventbus_sync outbox …``: make the table, look at it, mend it."""
 
 import argparse
-import datetime as dt
 import json
 import sys
 
@@ -11,17 +10,65 @@ from typing import TYPE_CHECKING
 import attrs
 
 from eventbus_sync.cli_database import DONE, NOTHING, USAGE, add_database, answered
+from eventbus_sync.cli_rows import lines_of, not_dead, print_lines
 from eventbus_sync.errors import ConfigError, StoreFailed
 
 
 if TYPE_CHECKING:
     from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
-    from eventbus_sync.outbox import OutboxRow
 
 #: Most rows of ``list``: they are held in memory.
 _MOST = 1_000_000
 
 _STATES = ("pending", "published", "dead", "discarded")
+
+#: Command → what it does, the end of an example, and what exit code 1 means.
+_DEEDS = {
+    "init": (
+        """\
+Create the table and its indexes, as far as they are missing. What is there
+already is compared with what is needed, and never changed.""",
+        "",
+        "",
+    ),
+    "stats": (
+        """\
+Count the rows of each state. Of the pending ones, "leased" are with a relay
+now, "waiting" wait for their next attempt or their not_before, and "hidden"
+(PostgreSQL) wait for the end of an older transaction.""",
+        " --json",
+        "1 there are dead rows; ",
+    ),
+    "list": (
+        """\
+Show rows, the oldest first, with what went wrong below. "not before" is a row
+that was written for later; "next attempt" is one that was tried already.""",
+        " --state dead",
+        "1 no rows; ",
+    ),
+    "requeue": (
+        """\
+Make dead rows pending again, so that a relay publishes them. Their attempts
+begin at 0. Later events of their aggregate may be out already: it says so.""",
+        " --all",
+        "1 one was not dead; ",
+    ),
+    "discard": (
+        """\
+Give dead rows up: they are never published, and are purged later. The later
+events of their aggregate, which they held, go out.""",
+        """ \\
+      order-1:OrderPaid:1:1796080380029584116:252054eadeed56f7-1""",
+        "1 one was not dead; ",
+    ),
+    "purge": (
+        """\
+Delete published and discarded rows that were settled so long ago. Pending and
+dead rows are safe: they are never deleted. Relays purge by themselves, too.""",
+        " --older-than 86400",
+        "",
+    ),
+}
 
 _DESCRIPTION = """\
 Make the outbox's table, see what is in it, and decide about dead rows: those
@@ -67,7 +114,16 @@ def add_outbox(
         said: str,
         run: "Callable[[argparse.Namespace, SqlAlchemyOutbox], int]",
     ) -> argparse.ArgumentParser:
-        deed = deeds.add_parser(name, help=said, description=said, allow_abbrev=False)
+        taught, example, one = _DEEDS[name]
+        codes = f"exit codes: 0 done; {one}2 wrong use or table; 3 no database"
+        deed = deeds.add_parser(
+            name,
+            help=said,
+            description=taught,
+            epilog=f"example:\n  {prog} outbox {name} --db sqlite:///app.db{example}\n\n{codes}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         add_database(deed)
         deed.set_defaults(run=answered(deed, run))
         return deed
@@ -78,7 +134,12 @@ def add_outbox(
         "--json", action="store_true", help="print JSON, ages in seconds"
     )
     listed = add("list", "show the oldest rows", _list)
-    listed.add_argument("--state", choices=_STATES, help="only rows in this state")
+    listed.add_argument(
+        "--state",
+        choices=_STATES,
+        metavar="STATE",
+        help=f"only rows in this state: {', '.join(_STATES)}",
+    )
     listed.add_argument(
         "--limit", type=_limit, default=100, metavar="N", help="most rows; default: 100"
     )
@@ -146,7 +207,7 @@ def _stats(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
             f"discarded  {stats.discarded:>12,}",
             f"oldest unpublished: {stats.oldest_age:,.1f} s",
         ]
-        _print(lines)
+        print_lines(lines)
     return NOTHING if stats.dead else DONE
 
 
@@ -158,7 +219,7 @@ def _list(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
     if arguments.json:
         _print_json([{**attrs.asdict(row), "state": row.state.value} for row in rows])
     else:
-        _print([_line(row) for row in rows])
+        print_lines(list(lines_of(rows)))
     if not rows:
         sys.stderr.write("no rows\n")
     return DONE if rows else NOTHING
@@ -173,14 +234,14 @@ def _requeue(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
     said |= dict.fromkeys(
         done.overtaken, "  later events of its aggregate were published already"
     )
-    _print([event_id + said.get(event_id, "") for event_id in done.event_ids])
-    return _told(arguments.ids, done.event_ids, "requeued")
+    print_lines([event_id + said.get(event_id, "") for event_id in done.event_ids])
+    return _told(outbox, arguments.ids, done.event_ids, "requeued")
 
 
 def _discard(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
     done = outbox.discard(arguments.ids)
-    _print(done)
-    return _told(arguments.ids, done, "discarded")
+    print_lines(done)
+    return _told(outbox, arguments.ids, done, "discarded")
 
 
 def _purge(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
@@ -197,40 +258,16 @@ def _purge(arguments: argparse.Namespace, outbox: "SqlAlchemyOutbox") -> int:
 # -- words -------------------------------------------------------------------------------
 
 
-def _told(asked: Sequence[str], done: Sequence[str], what: str) -> int:
+def _told(
+    outbox: "SqlAlchemyOutbox", asked: Sequence[str], done: Sequence[str], what: str
+) -> int:
     """Say how many there were and which were not, and return the exit code."""
     plural = "row" if len(done) == 1 else "rows"
     sys.stderr.write(f"{what} {len(done):,} {plural}\n")
     left = [event_id for event_id in asked if event_id not in set(done)]
-    for event_id in left:
-        sys.stderr.write(f"no dead row has the event id {_shown(event_id)}\n")
+    for why in not_dead(outbox, left, what):
+        sys.stderr.write(f"{why}\n")
     return DONE if done and not left else NOTHING
-
-
-def _line(row: "OutboxRow") -> str:
-    written = dt.datetime.fromtimestamp(row.created_at, dt.UTC)
-    parts = [
-        f"{row.position:>8}",
-        f"{row.state.value:<9}",
-        f"{written:%Y-%m-%dT%H:%M:%SZ}",
-        f"{row.attempts:>2} attempts",
-        _shown(row.topic),
-        _shown(row.aggregate_id),
-        _shown(row.event_id),
-    ]
-    text = "  ".join(parts)
-    return f"{text}\n          {_shown(row.error)}" if row.error else text
-
-
-def _shown(text: str) -> str:
-    # What rows hold came from somewhere: it must not write over the terminal.
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _print(lines: Sequence[str]) -> None:
-    encoding = sys.stdout.encoding or "ascii"
-    for line in lines:
-        sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
 
 
 def _print_json(value: object) -> None:

@@ -196,7 +196,9 @@ def _parts(url: str) -> tuple[type[BusConfig], str, str, str]:
     hosts = re.split("[/?#]", rest, maxsplit=1)[0]
     matched = _url(url)
     if not separator or not url.isprintable() or " " in url:
-        problem = "must begin like nats://host:4222, without blanks anywhere"
+        kafka = url.lower().startswith("kafka") or ":9092" in url
+        example = "kafka://host:9092" if kafka else "nats://host:4222"
+        problem = f"must begin like {example}, without blanks anywhere"
     elif "@" in rest[len(hosts) :]:
         problem = (
             "has an @ behind its hosts: in credentials write %2F for /, %3F for ? and "

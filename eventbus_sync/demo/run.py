@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import attrs
 
+from eventbus_sync.config.url import config_from_url
 from eventbus_sync.demo.embedded import check_installed, embedded
 from eventbus_sync.demo.figures import as_json
 from eventbus_sync.demo.measure import measure
@@ -63,6 +64,8 @@ def run(plan: Plan, out: TextIO, err: TextIO, *, as_data: bool = False) -> int:
     if plan.url is None:
         for backend in plan.backends:
             check_installed(backend)
+    else:
+        config_from_url(plan.url)  # before it is said that we connect
     interrupted = False
     # What the library has to log while a broker is broken is in the figures; without a
     # handler it would be written into the progress line.

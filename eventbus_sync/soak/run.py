@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from eventbus_sync._threads import Deadline
+from eventbus_sync.config.url import config_from_url
 from eventbus_sync.demo.measure import CONNECT_TIMEOUT, EARLY_CLOSE, GRACE
 from eventbus_sync.demo.progress import Progress
 from eventbus_sync.demo.report import Paper
@@ -24,6 +25,7 @@ from eventbus_sync.soak.report import Figures, as_json, plan_text, table, verdic
 from eventbus_sync.soak.schedule import Strike, draw
 from eventbus_sync.soak.spread import Spread
 from eventbus_sync.soak.workload import Workload
+from eventbus_sync.testing.apache_kafka import find_jars
 from eventbus_sync.testing.readback import ReadBackFailed
 
 
@@ -65,6 +67,11 @@ def run(plan: Plan, out: TextIO, err: TextIO, *, file: Path | None = None) -> in
         ConfigError: the URL is wrong.
     """
     paper, progress = Paper.of(out), Progress(err, _PLAIN_INTERVAL)
+    # Before it is said that anything starts.
+    if plan.url is not None:
+        config_from_url(plan.url)
+    if plan.kafka_home is not None:
+        find_jars(plan.kafka_home)
     with contextlib.ExitStack() as stack:
         stack.enter_context(silenced())
         stack.callback(progress.clear)

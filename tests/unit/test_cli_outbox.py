@@ -1,6 +1,7 @@
 """``outbox …`` and ``relay`` on the command line: what they say, refuse and return."""
 
 import contextlib
+import datetime as dt
 import inspect
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, text, update
 from support.eventually import eventually
 from support.outbox_rows import expire, let_time_pass, take
 
@@ -28,9 +29,10 @@ from eventbus_sync import (
     cli,
     cli_once,
     cli_relay,
+    cli_rows,
     cli_status,
 )
-from eventbus_sync.errors import ConfigError, IllegalTopic
+from eventbus_sync.errors import ConfigError, IllegalTopic, StoreFailed
 from eventbus_sync.integrations.sqlalchemy import SqlAlchemyOutbox
 from eventbus_sync.outbox import OutboxRelay, RelayStats, RetryPolicy
 from eventbus_sync.testing import MemoryBus
@@ -123,6 +125,8 @@ def test_list(run: Run, outbox: SqlAlchemyOutbox) -> None:
     relayed(outbox, dead=1)
     code, out, _ = run("list")
     assert code == 0
+    heading = "position state written attempts topic aggregate event id"
+    assert out.splitlines()[0].split() == heading.split()
     assert len(re.findall(r"^ +\d+ ", out, re.MULTILINE)) >= 3
     code, out, _ = run("list", "--state", "dead")
     assert "a-1" in out
@@ -135,6 +139,21 @@ def test_list(run: Run, outbox: SqlAlchemyOutbox) -> None:
     assert run("list", "--json", "--state", "discarded")[:2] == (1, "[]\n")
 
 
+def test_list_tells_what_is_for_later_from_what_is_tried_again(
+    run: Run, outbox: SqlAlchemyOutbox
+) -> None:
+    later = dt.datetime(2099, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    with outbox.engine.begin() as connection:
+        for name in ("a-1", "b-1"):
+            event = Envelope(name, "E", 1, 0, event_id=name)
+            outbox.add(connection, "orders", event, not_before=later)
+        failed = outbox.table.c.event_id == "b-1"
+        connection.execute(update(outbox.table).where(failed).values(error="full: no"))
+    lines = run("list")[1].splitlines()
+    assert lines[2] == "          not before 2099-01-02T03:04:05Z"
+    assert lines[4] == "          next attempt 2099-01-02T03:04:05Z; full: no"
+
+
 def test_requeue(run: Run, outbox: SqlAlchemyOutbox) -> None:
     # What is there of the time before shows that nothing was purged since.
     add(outbox, "z-1")
@@ -144,7 +163,14 @@ def test_requeue(run: Run, outbox: SqlAlchemyOutbox) -> None:
     relayed(outbox, dead=2)
     code, out, err = run("requeue", "a-1", "nobody")
     assert (code, out) == (1, "a-1\n")
-    assert err == "requeued 1 row\nno dead row has the event id nobody\n"
+    assert err == "requeued 1 row\nthere is no row with the event id nobody\n"
+    code, out, err = run("requeue", "a-1", "z-1")
+    assert (code, out) == (1, "")
+    assert err == (
+        "requeued 0 rows\n"
+        "a-1 is pending: only dead rows can be requeued\n"
+        "z-1 is published: only dead rows can be requeued\n"
+    )
     assert run("requeue", "--all") == (0, "b-1\n", "requeued 1 row\n")
     assert run("requeue", "--all") == (1, "", "requeued 0 rows\n")
     relayed(outbox)
@@ -174,9 +200,18 @@ def test_discard_lets_the_aggregate_go_on(run: Run, outbox: SqlAlchemyOutbox) ->
     relayed(outbox, dead=1)
     assert outbox.stats().pending == 1
     assert run("discard", "a-1") == (0, "a-1\n", "discarded 1 row\n")
-    assert run("discard", "a-1")[0] == 1
+    code, _, err = run("discard", "a-1")
+    assert (code, "a-1 is discarded: only dead rows can be" in err) == (1, True)
     relayed(outbox)
     assert outbox.stats().published == 1
+
+
+def test_a_table_that_goes_away_before_it_is_asked_again(
+    outbox: SqlAlchemyOutbox,
+) -> None:
+    outbox.table.drop(outbox.engine)
+    with pytest.raises(StoreFailed, match="the outbox's database failed"):
+        list(cli_rows.not_dead(outbox, ["a-1"], "requeued"))
 
 
 def test_purge(run: Run, outbox: SqlAlchemyOutbox) -> None:
@@ -270,7 +305,17 @@ def test_a_table_that_is_not_there_is_2_with_a_next_step(
 def test_a_table_of_another_name(run: Run) -> None:
     assert run("init", "--table", "mine")[:2] == (0, "table mine is ready\n")
     assert run("stats", "--table", "mine")[0] == 0
-    assert run("stats")[0] == 2
+    code, _, err = run("stats")
+    assert (code, "stats: there is no table eventbus_outbox" in err) == (2, True)
+    code, _, err = run("stats", "--table", "mnie")
+    assert (code, "stats: look at --table: there is no table mnie" in err) == (2, True)
+
+
+def test_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    for command in ("init", "stats"):
+        code, _, err = run(command, db=f"sqlite:///{tmp_path}/nowhere/x.db")
+        assert code == 2
+        assert f"there is no folder '{tmp_path}/nowhere'" in err
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
@@ -313,6 +358,10 @@ def test_a_database_out_of_reach_is_3(run: Run, command: str) -> None:
         (f"postgresql://user:{SECRET}@host:port/app", "not a URL"),
         (f"{SECRET}://host/app", "not a URL"),
         (f"nosuch://user:{SECRET}@host/app", "knows no such database: nosuch://"),
+        (
+            f"postgres://user:{SECRET}@host/app",
+            "no such database: postgres://…; did you mean postgresql+psycopg://?",
+        ),
         (f"oracle://user:{SECRET}@host/app", "driver for oracle is not installed"),
         ("", "say where the outbox is"),
     ],
@@ -577,4 +626,26 @@ def test_help_teaches(
         r"^examples:\n(  .*\n)*  python -m eventbus_sync ", said, re.MULTILINE
     )
     assert "exit codes:\n  0 " in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "deed", ["init", "stats", "list", "requeue", "discard", "purge"]
+)
+def test_help_of_each_command_of_the_outbox_teaches(
+    deed: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With an example that is understood, and exit codes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["outbox", deed, "--help"])
+    said = capsys.readouterr().out
+    example = said.partition("example:\n")[2].partition("\n\n")[0]
+    words = example.replace("\\\n", " ").split()
+    assert words[:4] == ["python", "-m", "eventbus_sync", "outbox"]
+    given = cli._parser().parse_args(words[3:])
+    assert (given.deed, given.db) == (deed, "sqlite:///app.db")
+    assert "\n\nexit codes: 0 done; " in said
     assert max(map(len, said.splitlines())) <= 80

@@ -48,9 +48,10 @@ class TestSchemes:
         [
             ("kafak://a", "did you mean kafka://?"),
             ("http://a", "use kafka://, kafka+tls://, nats://"),
-            ("localhost:9092", "must begin like"),
-            ("nats:a", "must begin like"),
-            ("", "must begin like"),
+            ("localhost:9092", "must begin like kafka://host:9092"),
+            ("kafka:localhost", "must begin like kafka://host:9092"),
+            ("nats:a", "must begin like nats://host:4222"),
+            ("", "must begin like nats://host:4222"),
             ("nats://a b", "without blanks"),
             ("nats://a\n", "without blanks"),
             ("://a", "path"),

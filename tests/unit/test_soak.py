@@ -429,6 +429,14 @@ def test_a_folder_without_apache_kafka(
     said = capsys.readouterr().err
     assert f"{tmp_path} holds no Apache Kafka" in said
     assert "kafka.apache.org" in said
+    assert "starting" not in said
+
+
+def test_a_url_that_is_none_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["soak", "--url", "redis://h"]) == 2
+    said = capsys.readouterr().err
+    assert "unknown scheme" in said
+    assert "starting" not in said
 
 
 def test_without_a_seed_there_is_one(plans: list[tuple[Plan, Path | None]]) -> None:

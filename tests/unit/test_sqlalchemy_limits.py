@@ -2,7 +2,7 @@
 
 import time
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -57,6 +57,11 @@ def test_a_name_that_cannot_work_is_refused(name: str) -> None:
         outbox_table(MetaData(), name)
     with pytest.raises(ConfigError, match="ASCII"):
         SqlAlchemyOutbox(create_engine("sqlite://"), table_name=name)
+
+
+def test_an_engine_is_no_url() -> None:
+    with pytest.raises(ConfigError, match=r"engine must be an Engine: create_engine\("):
+        SqlAlchemyOutbox(cast("Engine", "sqlite:///x.db"))
 
 
 @pytest.mark.parametrize("database", [postgresql, mysql])

@@ -224,6 +224,7 @@ def test_the_rate(runs: list[tuple[Any, ...]]) -> None:
     [
         ["--backend", "memory"],
         ["--only", "no such fault"],
+        ["--only", "killed", "--backend", "kafka"],
         ["--rate", "0"],
         ["--rate", "x"],
         ["--markdown", "--json"],
@@ -233,6 +234,12 @@ def test_wrong_arguments(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["faults", *wrong])
     assert caught.value.code == 2
+
+
+def test_what_no_fault_contains_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["faults", "--list", "--only", "killed", "--only", "kiled"])
+    assert "no fault contains 'kiled'; see --list" in capsys.readouterr().err
 
 
 def test_no_broker(

@@ -80,6 +80,10 @@ class Database:
     """
 
     def __init__(self, engine: Engine, *, commit_order: bool) -> None:
+        if not isinstance(engine, Engine):
+            kind = type(engine).__name__
+            msg = f"engine must be an Engine: create_engine(…), not of type {kind}"
+            raise ConfigError(msg)
         self.engine = engine
         name = engine.dialect.name
         self.name = "mysql" if name == "mariadb" else name

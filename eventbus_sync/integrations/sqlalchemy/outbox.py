@@ -90,8 +90,8 @@ class SqlAlchemyOutbox:
             at a time.
 
     Raises:
-        ConfigError: no table can have this name on every database, or the engine would
-            look for it in another schema.
+        ConfigError: no table can have this name on every database, the engine would look
+            for it in another schema, or *engine* is no Engine.
     """
 
     def __init__(  # noqa: PLR0913 - settings
