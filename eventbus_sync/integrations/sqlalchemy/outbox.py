@@ -107,8 +107,8 @@ class SqlAlchemyOutbox:
         self.engine = engine
         metadata = MetaData() if metadata is None else metadata
         self.table = outbox_table(metadata, table_name, schema=schema)
-        _schema.refuse_translation(engine, self.table)
         self._database = Database(engine, commit_order=commit_order)
+        _schema.refuse_translation(engine, self.table)
         self._notifier = _writing.Notifier(table_name) if notify else None
         self._listener = Listener(engine, table_name) if notify else None
         self._checked = False
