@@ -223,7 +223,8 @@ def test_acks_the_long_way(make: MakeBus, fake: FakeNats) -> None:
     fake.on_publish = sometimes
     bus = make(fake.url, delivery_timeout=1.0)
     bus.start(5)
-    _pump(bus)._connection.client.inbox = None
+    client = _pump(bus)._connection.client
+    client._inbox = client._parser._ack = None
     for number in range(20):
         bus.publish_envelope(f"orders.{number % 10}", envelope(number))
     results = read(bus, 20)

@@ -277,6 +277,23 @@ def test_one_by_one_takes_its_time_and_no_more(
     assert not sender.idle
 
 
+def test_new_events_are_written_a_batch_at_a_time(sink: RecordingSink) -> None:
+    """So many small ones, or so few large ones: after that answers get their turn."""
+    pending, handover = Pending(), HandOver()
+    stream = StreamCheck(NatsConfig(), sink, Readiness())
+    sender = make_sender(pending, Gates(pending, sink), handover, stream, sink)
+    connection: Any = _NoConnection()
+    most, room = _nats_sender.BATCH_MESSAGES, _nats_sender.BATCH_BYTES
+    connection.max_payload = room
+    for value, count in ((b"small", most), (b"x" * (room // 4), 4)):
+        waiting = [Record(message(value=value), Sent(n), 1e9) for n in range(most + 1)]
+        handover.events.extend(waiting)
+        parts = sender.next_parts(connection)
+        assert parts.count(value) == count
+        assert [one.outstanding for one in waiting].count(True) == count
+        handover.events.clear()
+
+
 def ended(culprit: Culprit, *, age: float = 0.0, **attributes: Any) -> Any:
     """Return a connection that the server ended, after telling *culprit*."""
     connection: Any = _NoConnection()

@@ -200,6 +200,20 @@ def test_what_is_given_up_may_have_been_the_refused_one(
     assert scene.refusals._doubts == []
 
 
+def test_what_is_given_up_elsewhere_changes_nothing(scene: Scene) -> None:
+    """Of two events one was refused: it is the one that is not answered."""
+    records = stored, denied = scene.write("s", "s")
+    scene.deny()
+    scene.write_fence()
+    scene.pong()
+    scene.refusals.look(0.0)
+    assert scene.refusals._doubts
+    scene.refusals.gave_up(scene.write("elsewhere"))
+    scene.ack(stored)
+    scene.refusals.look(1.0)
+    assert scene.rejected(records) == [denied]
+
+
 def test_a_lost_connection_settles_only_what_is_certain(scene: Scene) -> None:
     """The rest may be stored or not."""
     unsure = scene.write("s", "s")
