@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import attrs
 
+from benchmarks import nats_steps
 from benchmarks.events import envelope, note, payload
 from benchmarks.figures import Measured
 from benchmarks.parts import Part, Settings
@@ -33,6 +34,11 @@ back to be settled a thousand at a time; so what is measured is the bus alone.
   settle                      that record found, a PublishResult made, into the channel
   get_many                    out of the channel, a thousand at a time
   one event in all            the sum of the four
+
+And what the loop thread of the NATS back end does besides, without a network:
+
+  NATS: written               off the hand-over, into the table, as bytes of the protocol
+  NATS: acknowledged          out of the bytes of a server, into a chunk for a worker
 """
 
 _STEPS: Final = (
@@ -42,6 +48,8 @@ _STEPS: Final = (
     "settle",
     "get_many",
     "one event in all",
+    "NATS: written",
+    "NATS: acknowledged",
 )
 _CHUNK: Final = 1000
 _PAYLOAD: Final = 290
@@ -89,6 +97,7 @@ def measure(settings: Settings) -> Iterator[Measured]:
         for _ in range(settings.rounds(full=7, quick=2)):
             costs = _round(bus, config.made, count)
             costs.append(sum(costs[1:]))
+            costs += nats_steps.costs(count, _PAYLOAD)
             stats = bus.stats()
             for name, cost in zip(_STEPS, costs, strict=True):
                 run = found[name].add_value(cost)
