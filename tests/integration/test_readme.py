@@ -511,7 +511,7 @@ def test_the_two_commands() -> None:
     )
     assert test == (
         "python3 -m venv .venv-test && .venv-test/bin/pip install -q -e '.[test]' && "
-        ".venv-test/bin/python -m pytest"
+        ".venv-test/bin/python -m pytest -n 2 --dist loadfile"
     )
     lines = readme.README.read_text().splitlines()
     assert next(x for x in lines if re.match(r"^\$ .*pytest", x)) == f"$ {test}"

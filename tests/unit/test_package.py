@@ -253,6 +253,7 @@ def test_a_bus_loads_its_own_driver_only() -> None:
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
+@pytest.mark.slow
 def test_every_public_module_can_be_imported_first() -> None:
     """No module that users import depends on another having been imported before."""
     found = pkgutil.walk_packages(eventbus_sync.__path__, "eventbus_sync.")

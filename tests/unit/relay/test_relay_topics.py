@@ -479,6 +479,7 @@ def test_a_topic_that_takes_nothing_starves_nobody(
     assert relay.stats().held_back >= stats.held_back
 
 
+@pytest.mark.slow
 def test_many_topics_that_take_nothing_starve_nobody(
     store: MemoryStore, bus: MemoryBus, make: Make
 ) -> None:
